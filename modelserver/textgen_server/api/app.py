@@ -1,0 +1,46 @@
+"""The application: what it is made of, as lists. The launcher serves what `create_app` returns.
+
+A new route is a module in routes/ and its line in `_ROUTERS`.
+"""
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from textgen_server.api.errors import HANDLED, reply_to_error
+from textgen_server.api.middleware import BodyLimit
+from textgen_server.api.routes import chat, completions, generate, models, server, tokenize
+from textgen_server.api.state import ServerContext
+
+_ROUTERS = (
+    server.router,
+    generate.router,
+    tokenize.router,
+    models.router,
+    completions.router,
+    chat.router,
+)
+
+
+def create_app(context: ServerContext) -> FastAPI:
+    """The ASGI application that serves `context`."""
+    app = FastAPI(
+        title="textgen",
+        summary="Text generation with the APIs of TGI and OpenAI",
+        version=server.VERSION,
+        redoc_url=None,
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type"],
+            ),
+            Middleware(BodyLimit, limit=context.settings.payload_limit),
+        ],
+        exception_handlers=dict.fromkeys(HANDLED, reply_to_error),
+    )
+    app.state.context = context
+    for router in _ROUTERS:
+        app.include_router(router)
+    return app

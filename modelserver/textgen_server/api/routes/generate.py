@@ -1,0 +1,117 @@
+"""TGI's routes that generate: POST /generate, /generate_stream and /."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
+
+from textgen_server.api.errors import TGI
+from textgen_server.api.headers import compute_characters, compute_type, reply_headers
+from textgen_server.api.routes.body import JsonRoute
+from textgen_server.api.schemas.tgi import (
+    CompatGenerateRequest,
+    Details,
+    ErrorReply,
+    GenerateReply,
+    GenerateRequest,
+    StreamReply,
+    TokenReply,
+)
+from textgen_server.api.state import Context, ServerContext, refuse_while_draining
+from textgen_server.api.streaming import EventStream, while_connected
+from textgen_server.text.generation import Generation, Piece
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": meaning}
+    for status, meaning in {
+        413: "The body is too large",
+        422: "A value is wrong",
+        424: "The engine failed on this request",
+        429: "Too many requests; see Retry-After",
+        503: "The engine is unavailable, or the server is shutting down",
+    }.items()
+}
+# The schema is in the document because /generate_stream has it as its response model; the type beside the reference
+# overrides FastAPI's guess that events are strings.
+_EVENT_SCHEMA = {"$ref": "#/components/schemas/StreamReply", "type": "object"}
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {EventStream.media_type: {"schema": _EVENT_SCHEMA}}}}
+
+router = APIRouter(tags=["TGI"], route_class=JsonRoute, dependencies=[Depends(refuse_while_draining)])
+
+
+@router.post("/generate", response_model=GenerateReply, responses=_ERRORS)
+async def generate(body: GenerateRequest, request: Request, context: Context) -> Response:
+    """Continue a prompt; the reply comes when it is complete."""
+    return await while_connected(request, _complete(body, context, full_text=body.wants_full_text()))
+
+
+@router.post(
+    "/generate_stream",
+    status_code=200,
+    response_class=EventStream,
+    response_model=StreamReply,
+    responses={**_ERRORS, **_EVENTS},
+)
+async def generate_stream(body: GenerateRequest, context: Context) -> Response:
+    """Continue a prompt; every token is sent as it comes, in a server-sent event."""
+    return _stream(body, context, full_text=body.wants_full_text())
+
+
+@router.post("/", response_model=list[GenerateReply], responses={**_ERRORS, **_EVENTS})
+async def compat_generate(body: CompatGenerateRequest, request: Request, context: Context) -> Response:
+    """The old inference API: as /generate, in an array of one, or as /generate_stream if `stream` is true."""
+    full_text = body.wants_full_text(default=True)
+    if body.stream:
+        return _stream(body, context, full_text)
+    return await while_connected(request, _complete(body, context, full_text, in_array=True))
+
+
+async def _complete(body: GenerateRequest, context: ServerContext, full_text: bool, in_array: bool = False) -> Response:
+    async with context.generator.begin([body.to_generation()]) as [generation], aclosing(generation.pieces()) as stream:
+        pieces = [piece async for piece in stream]
+    reply = GenerateReply(generated_text=body.inputs + generation.text if full_text else generation.text)
+    if body.wants_details:
+        reply.details = _details(generation, pieces)
+    content = b"[" + reply.to_json() + b"]" if in_array else reply.to_json()
+    return Response(content, headers=reply_headers(context.engine.info, [generation]), media_type="application/json")
+
+
+def _details(generation: Generation, pieces: list[Piece]) -> Details:
+    tokens = [TokenReply(id=each.id, text=each.text, logprob=each.logprob, special=each.special) for each in pieces]
+    ending: dict[str, Any] = {"finish_reason": generation.finish_reason, "seed": generation.seed}
+    return Details(generated_tokens=generation.generated_tokens, prefill=[], tokens=tokens, **ending)
+
+
+def _stream(body: GenerateRequest, context: ServerContext, full_text: bool) -> EventStream:
+    headers = {"x-compute-type": compute_type(context.engine.info)}
+    return EventStream(_events(body, context, full_text, headers), headers, TGI)
+
+
+async def _events(
+    body: GenerateRequest, context: ServerContext, full_text: bool, headers: dict[str, str]
+) -> AsyncGenerator[bytes, None]:
+    async with context.generator.begin([body.to_generation()]) as [generation]:
+        headers["x-compute-characters"] = compute_characters([generation])
+        async with aclosing(generation.pieces()) as pieces:
+            async for piece in pieces:
+                event = _event(piece, generation.generated_tokens)
+                if piece.finish:
+                    event["generated_text"] = body.inputs + generation.text if full_text else generation.text
+                    event["details"] = _stream_details(generation) if body.wants_details else None
+                yield b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def _event(piece: Piece, index: int) -> dict[str, Any]:
+    token = {"id": piece.id, "text": piece.text, "logprob": piece.logprob, "special": piece.special}
+    return {"index": index, "token": token, "generated_text": None, "details": None}
+
+
+def _stream_details(generation: Generation) -> dict[str, Any]:
+    return {
+        "finish_reason": generation.finish_reason,
+        "generated_tokens": generation.generated_tokens,
+        "seed": generation.seed,
+        "input_length": len(generation.prompt.ids),
+    }

@@ -1,0 +1,73 @@
+"""What OpenAI's two generating routes have in common. Used by completions.py and chat.py."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import orjson
+
+from textgen_server.api.routes.server import VERSION
+from textgen_server.api.schemas.openai import FinishReason, OpenAiErrorReply, Usage
+from textgen_server.text.generation import Generation
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": OpenAiErrorReply, "description": meaning}
+    for status, meaning in {
+        400: "A value is wrong",
+        404: "Another model was asked for than is served",
+        413: "The body is too large",
+        429: "Too many requests; see Retry-After",
+        500: "The engine failed on this request",
+        503: "The engine is unavailable, or the server is shutting down",
+    }.items()
+}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
+def envelope(prefix: Literal["cmpl", "chatcmpl"], object: str, model: str) -> dict[str, Any]:
+    """The fields around the choices: the same in every chunk of a stream."""
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "object": object,
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": f"{VERSION}-native",
+    }
+
+
+def finish_reason(reason: str) -> FinishReason:
+    """OpenAI's word for the end of a generation."""
+    return "length" if reason == "length" else "stop"
+
+
+def usage(generations: Sequence[Generation]) -> Usage:
+    """The tokens of `generations`."""
+    prompt = sum(len(generation.prompt.ids) for generation in generations)
+    completion = sum(generation.generated_tokens for generation in generations)
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+class ChunkWriter:
+    """Writes the events of a stream. What is the same in all of them is serialized once.
+
+    Args:
+        envelope: see `envelope`.
+        include_usage: end the stream with a chunk that has the token counts.
+    """
+
+    def __init__(self, envelope: dict[str, Any], include_usage: bool) -> None:
+        self._include_usage = include_usage
+        self._head = b"data: " + orjson.dumps(envelope)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def chunk(self, choice: bytes) -> bytes:
+        """The event that brings one choice, given as JSON."""
+        return self._head + choice + self._tail
+
+    def end(self, generations: Sequence[Generation]) -> bytes:
+        """What follows the last choice."""
+        done = b"data: [DONE]\n\n"
+        if not self._include_usage:
+            return done
+        return self._head + b'],"usage":' + usage(generations).to_json() + b"}\n\n" + done

@@ -1,0 +1,191 @@
+"""Bodies of TGI's own routes: /generate, /generate_stream, /, /tokenize, /info."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from textgen_server.api.schemas.common import Body, Reply, refuse_unsupported
+from textgen_server.text.request import GenerationRequest
+
+_HARMLESS = {
+    "best_of": (None, 1),
+    "decoder_input_details": (None, False),
+    "top_n_tokens": (None, 0),
+    "watermark": (None, False),
+    "grammar": (None,),
+    "adapter_id": (None, ""),
+}
+
+
+class Parameters(Body):
+    """How to generate. What is left out, or null, is off."""
+
+    max_new_tokens: int | None = None
+    """Most tokens to generate. Default: what the model's limit leaves."""
+    do_sample: bool | None = None
+    """Draw tokens instead of taking the likeliest. Default: false, but true when there are no parameters at all."""
+    temperature: float | None = None
+    """Divisor of the logits, > 0."""
+    top_k: int | None = None
+    """Draw among the k likeliest tokens, > 0."""
+    top_p: float | None = None
+    """Draw among the likeliest tokens that make up this probability, in (0, 1]."""
+    typical_p: float | None = None
+    """Draw among the most typical tokens that make up this probability, in (0, 1]."""
+    repetition_penalty: float | None = None
+    """CTRL's penalty on tokens of prompt and output, > 0; 1 is off."""
+    frequency_penalty: float | None = None
+    """Penalty on a token's share of the text so far, in [-2, 2]; 0 is off."""
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    """Seed of the draw. Default: a random one."""
+    stop: list[str] | None = None
+    """Texts that end the generation; the one that did stays in the output."""
+    truncate: int | None = None
+    """Keep only the last so many tokens of the prompt."""
+    return_full_text: bool | None = None
+    """Put the prompt before the generated text."""
+    details: bool | None = None
+    """Add tokens, seed and the reason of the end to the reply."""
+
+    best_of: int | None = None
+    """Not supported yet, unless 1."""
+    decoder_input_details: bool | None = None
+    """Not supported yet."""
+    top_n_tokens: int | None = None
+    """Not supported yet, unless 0."""
+    watermark: bool | None = None
+    """Not supported yet."""
+    grammar: Any = None
+    """Not supported yet."""
+    adapter_id: str | None = None
+    """Not supported yet."""
+
+
+class GenerateRequest(Body):
+    """A prompt and how to continue it."""
+
+    inputs: str
+    parameters: Parameters | None = None
+
+    @property
+    def wants_details(self) -> bool:
+        """True where the reply has `details`."""
+        return bool(self.parameters and self.parameters.details)
+
+    def wants_full_text(self, default: bool = False) -> bool:
+        """True where the reply's text begins with the prompt."""
+        given = self.parameters.return_full_text if self.parameters else None
+        return default if given is None else given
+
+    def to_generation(self) -> GenerationRequest:
+        """The request in the server's own words. Raises InvalidRequest for what is not supported."""
+        if self.parameters is None:
+            return GenerationRequest(prompt=self.inputs, do_sample=True)
+        asked = self.parameters
+        refuse_unsupported(asked, _HARMLESS)
+        return GenerationRequest(
+            prompt=self.inputs,
+            max_new_tokens=asked.max_new_tokens,
+            do_sample=bool(asked.do_sample),
+            temperature=asked.temperature,
+            top_k=asked.top_k,
+            top_p=asked.top_p,
+            typical_p=asked.typical_p,
+            repetition_penalty=asked.repetition_penalty,
+            frequency_penalty=asked.frequency_penalty,
+            seed=asked.seed,
+            stop=tuple(asked.stop or ()),
+            truncate=asked.truncate,
+        )
+
+
+class CompatGenerateRequest(GenerateRequest):
+    """`GenerateRequest` of the old inference API, where `stream` picks the kind of reply."""
+
+    stream: bool | None = None
+
+
+FinishReason = Literal["length", "eos_token", "stop_sequence"]
+
+
+class TokenReply(Reply):
+    """One generated token. `text` keeps that of special tokens."""
+
+    id: int
+    text: str
+    logprob: float
+    special: bool
+
+
+class Details(Reply):
+    """How a generation went. `seed` is null where nothing was drawn."""
+
+    finish_reason: FinishReason
+    generated_tokens: int
+    seed: int | None
+    prefill: list[TokenReply]
+    """Always empty: prompt tokens are not scored yet."""
+    tokens: list[TokenReply]
+
+
+class GenerateReply(Reply):
+    """`details` is left out unless it was asked for."""
+
+    generated_text: str
+    details: Details | None = None
+
+
+class StreamDetails(Reply):
+    """How a streamed generation went."""
+
+    finish_reason: FinishReason
+    generated_tokens: int
+    seed: int | None
+    input_length: int
+
+
+class StreamReply(Reply):
+    """One server-sent event: the `index`-th token, counted from 1. The last one has the whole text."""
+
+    index: int
+    token: TokenReply
+    generated_text: str | None
+    details: StreamDetails | None
+
+
+class TextTokenReply(Reply):
+    """A token of `inputs` at the UTF-8 byte offsets `start` to `stop`."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+class InfoReply(Reply):
+    """What is served, and its limits."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    model_device_type: str
+    model_pipeline_tag: str
+    max_concurrent_requests: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_batch_total_tokens: int
+    validation_workers: int
+    max_client_batch_size: int
+    router: str
+    version: str
+    sha: str | None
+    docker_label: str | None
+
+
+class ErrorReply(Reply):
+    """Why a request failed. `error_type` is for programs."""
+
+    error: str
+    error_type: str

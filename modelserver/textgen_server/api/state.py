@@ -1,0 +1,61 @@
+"""What the routes share. The launcher makes one `ServerContext`, hands it to `create_app`, and drains through its
+`lifecycle`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from fastapi import Depends, Request
+
+from textgen_server.api.metrics import Metrics
+from textgen_server.errors import ShuttingDown
+from textgen_server.rpc.client import Engine
+from textgen_server.settings import ServerOptions
+from textgen_server.text.generation import TextGenerator
+from textgen_server.text.prompt import PromptEncoder
+
+
+@dataclass
+class Lifecycle:
+    """Where the server stands in its life. Set `draining` on SIGTERM: /health turns to 503 and new generations are
+    refused, while those in flight go on."""
+
+    draining: bool = False
+
+
+@dataclass(frozen=True)
+class ServerContext:
+    """Everything a route may need."""
+
+    settings: ServerOptions
+    engine: Engine
+    encoder: PromptEncoder
+    generator: TextGenerator
+    metrics: Metrics
+    lifecycle: Lifecycle
+
+    @classmethod
+    def create(cls, settings: ServerOptions, engine: Engine, encoder: PromptEncoder) -> Self:
+        """A context whose engine is ready. `encoder` comes from `PromptEncoder.load`."""
+        metrics = Metrics(engine.info.max_total_tokens)
+        generator = TextGenerator(engine, encoder, settings, metrics)
+        return cls(settings, engine, encoder, generator, metrics, Lifecycle())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a place; 0 when a draining server is done."""
+        return self.generator.admission.in_flight
+
+
+async def _current(request: Request) -> ServerContext:
+    context: ServerContext = request.app.state.context
+    return context
+
+
+# A route's parameter of this type is the server's context.
+Context = Annotated[ServerContext, Depends(_current)]
+
+
+async def refuse_while_draining(context: Context) -> None:
+    """Dependency of the routes that generate."""
+    if context.lifecycle.draining:
+        raise ShuttingDown("The server is shutting down")

@@ -1,0 +1,66 @@
+"""Which attention backend runs: the user's choice, or the first in the registry that can. Called by the runner."""
+
+import torch
+
+from textgen_server.attention.base import Attention
+from textgen_server.errors import StartupError
+from textgen_server.registry import ATTENTION_BACKENDS
+
+
+def choose(name: str | None, device_type: str, dtype: torch.dtype) -> type[Attention]:
+    """The backend called `name`, or with None the first that runs on `device_type` ("cpu", "cuda") in `dtype`.
+
+    Raises:
+        StartupError: the named one cannot run here, or none can; the sentence says why and what can run.
+    """
+    obstacles = {known: _obstacle(known, device_type, dtype) for known in ATTENTION_BACKENDS}
+    runnable = [known for known, obstacle in obstacles.items() if obstacle is None]
+    if name is None and not runnable:
+        reasons = "; ".join(f"{known} {obstacle}" for known, obstacle in obstacles.items())
+        raise StartupError(f"No attention backend runs on {device_type} in {_short(dtype)}: {reasons}")
+    wanted = runnable[0] if name is None else name
+    if obstacles.get(wanted, "is not known") is not None:
+        alternatives = f"choose among {', '.join(runnable)}" if runnable else "no other can either"
+        reason = obstacles.get(wanted, "is not known")
+        raise StartupError(f"--attention-backend {wanted} {reason}; on this device {alternatives}")
+    return _load(wanted)
+
+
+def block_size_for(backend: type[Attention], wanted: int | None) -> int:
+    """Tokens per KV block: `wanted` if `backend` can use it, what it prefers if None.
+
+    Raises:
+        StartupError: `wanted` does not fit; the sentence names sizes that do.
+    """
+    if wanted is None:
+        return backend.preferred_block_size
+    step = backend.block_size_multiple
+    if wanted % step:
+        nearest = max(step, wanted // step * step)
+        raise StartupError(
+            f"--block-size {wanted} does not fit {backend.__name__}, which needs a multiple of {step}; try {nearest}"
+        )
+    return wanted
+
+
+def _obstacle(name: str, device_type: str, dtype: torch.dtype) -> str | None:
+    """Why the backend cannot run here, as the rest of a sentence that starts with its name; None when it can."""
+    entry = ATTENTION_BACKENDS[name]
+    if device_type not in entry.devices:
+        return f"runs on {' and '.join(entry.devices)} only, not on {device_type}"
+    try:
+        backend = _load(name)
+    except ImportError as error:
+        return f"needs {', '.join(entry.requires)}, which cannot be imported here ({error})"
+    if dtype not in backend.dtypes:
+        return f"does not compute in {_short(dtype)}"
+    return None
+
+
+def _load(name: str) -> type[Attention]:
+    backend: type[Attention] = ATTENTION_BACKENDS[name].load()
+    return backend
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,161 @@
+"""Attention by our Triton kernels. Chosen by attention/select.py, called by the layers.
+
+This file decides grids and tile sizes, from shapes and host lengths only, so that a step of decodes can be captured
+in a CUDA graph; the arithmetic is in triton_kernels.py.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+
+from textgen_server.attention import triton_kernels as kernels
+from textgen_server.attention.base import Attention, AttentionBatch, AttentionSpec
+
+# A tile of keys of this many bytes, twice (keys and values) and double buffered, fits any GPU's shared memory.
+_TILE_BYTES = 16 << 10
+_MAX_TILE_KEYS = 128
+
+# Tensor cores take at least 16 rows.
+_DECODE_ROWS = 16
+
+# Splits are worth their merging where each still has a few tiles of keys; more than a wave or two of programs is not.
+_TILES_PER_SPLIT = 2
+_MAX_SPLITS = 64
+_WAVES = 2
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of `attend`: `count` sequences from `first`, of at most `queries` tokens each."""
+
+    first: int
+    count: int
+    queries: int
+    rows: int
+    warps: int
+    num_splits: int = 1
+
+
+class TritonAttention(Attention):
+    """Paged flash attention in Triton: decodes split over their keys, prompts in causal tiles."""
+
+    preferred_block_size = 32
+    block_size_multiple = 1
+    dtypes = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+    def __init__(self, spec: AttentionSpec) -> None:
+        self.spec = spec
+        self._group = spec.num_heads // spec.num_kv_heads
+        self._padded_dim: int = max(16, triton.next_power_of_2(spec.head_dim))
+        self._slopes = None if spec.alibi_slopes is None else spec.alibi_slopes.float().contiguous()
+
+    @staticmethod
+    def cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
+        return num_blocks, num_kv_heads, block_size, head_dim
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch
+    ) -> Tensor:
+        self._write(k, v, k_cache, v_cache, batch)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        decodes, prompts = batch.num_decodes, len(batch.query_lens) - batch.num_decodes
+        if decodes:
+            rows = max(_DECODE_ROWS, triton.next_power_of_2(self._group))
+            launch = Launch(0, decodes, 1, rows, 4, self._num_splits(decodes, k_cache, batch))
+            self._attend(q, k_cache, v_cache, out, batch, launch)
+        if prompts:
+            launch = Launch(decodes, prompts, max(batch.query_lens[decodes:]), self._prefill_rows(q.dtype), 8)
+            self._attend(q, k_cache, v_cache, out, batch, launch)
+        return out
+
+    def _prefill_rows(self, dtype: torch.dtype) -> int:
+        """The most rows whose results and weights fit the registers of 8 warps."""
+        if dtype == torch.float32:
+            return 32
+        return 128 if self._padded_dim <= 128 else 64
+
+    def _write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> None:
+        kernels.write_cache[(len(k),)](
+            k,
+            v,
+            k_cache,
+            v_cache,
+            batch.slots,
+            *k.stride()[:2],
+            *v.stride()[:2],
+            *k_cache.stride()[:2],
+            KV_HEADS=self.spec.num_kv_heads,
+            PADDED_HEADS=triton.next_power_of_2(self.spec.num_kv_heads),
+            HEAD_DIM=self.spec.head_dim,
+            PADDED_DIM=self._padded_dim,
+            BLOCK_SIZE=batch.block_size,
+        )
+
+    def _attend(
+        self, q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor, batch: AttentionBatch, launch: Launch
+    ) -> None:
+        spec, splits = self.spec, launch.num_splits
+        target, lse = out, out
+        if splits > 1:
+            shape = (launch.count * launch.queries, spec.num_heads, splits)
+            target = torch.empty(*shape, spec.head_dim, dtype=torch.float32, device=q.device)
+            lse = torch.empty(shape, dtype=torch.float32, device=q.device)
+        tiles = triton.cdiv(launch.queries * self._group, launch.rows)
+        kernels.attend[(tiles * splits, launch.count, spec.num_kv_heads)](
+            q,
+            k_cache,
+            v_cache,
+            target,
+            lse,
+            batch.query_start,
+            batch.context_lens,
+            batch.block_tables,
+            self._slopes,
+            launch.first,
+            batch.block_tables.stride(0),
+            spec.scale,
+            *q.stride()[:2],
+            *k_cache.stride()[:2],
+            HEADS=spec.num_heads,
+            GROUP=self._group,
+            HEAD_DIM=spec.head_dim,
+            PADDED_DIM=self._padded_dim,
+            BLOCK_SIZE=batch.block_size,
+            WINDOW=spec.window or 0,
+            SOFTCAP=spec.softcap or 0.0,
+            HAS_ALIBI=self._slopes is not None,
+            NUM_SPLITS=splits,
+            ROWS=launch.rows,
+            KEYS=self._tile_keys(k_cache),
+            num_warps=launch.warps,
+            num_stages=2,
+        )
+        if splits > 1:
+            kernels.merge_splits[(lse[..., 0].numel(),)](
+                target, lse, out, HEAD_DIM=spec.head_dim, PADDED_DIM=self._padded_dim, NUM_SPLITS=splits
+            )
+
+    def _tile_keys(self, k_cache: Tensor) -> int:
+        return max(16, min(_MAX_TILE_KEYS, _TILE_BYTES // (self._padded_dim * k_cache.element_size())))
+
+    def _num_splits(self, sequences: int, k_cache: Tensor, batch: AttentionBatch) -> int:
+        """Parts of the keys of each decode, a power of two: enough to fill the device. Kernels leave unused ones."""
+        longest = batch.block_tables.shape[1] * batch.block_size
+        if self.spec.window is not None:
+            longest = min(longest, self.spec.window)
+        useful = longest // (_TILES_PER_SPLIT * self._tile_keys(k_cache))
+        wanted = _WAVES * _processors(k_cache.device) // (sequences * self.spec.num_kv_heads)
+        most = max(1, min(useful, wanted, _MAX_SPLITS))
+        return 1 << (most.bit_length() - 1)
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    """Multiprocessors of the device; in Triton's interpreter, which has none, a number that leads to splits."""
+    if device.type != "cuda":
+        return 32
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count

@@ -1,0 +1,1 @@
+"""The mind: who runs when, and which blocks they hold. No torch, no HTTP, no text."""

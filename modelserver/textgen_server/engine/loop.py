@@ -1,0 +1,133 @@
+"""The engine's one loop, in a thread of its own: take in -> plan -> run -> commit -> publish.
+
+The gRPC service puts requests and aborts into the inbox and receives what each step produced through `publish`. The
+executor, which does the arithmetic, is only known by its protocol, so that all of this runs in tests without torch.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from textgen_server.engine.plan import StepPlan, StepResult
+from textgen_server.engine.request import Request
+from textgen_server.engine.scheduler import Output, Scheduler
+from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
+
+_log = logging.getLogger(__name__)
+
+
+class Executor(Protocol):
+    """Carries out plans on the device."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Run one step.
+
+        Raises:
+            GenerationError: this step failed but the executor is sound: its requests end, others go on.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that ends with an error."""
+
+    key: Hashable
+    error: TextgenError
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What one turn of the loop has to tell."""
+
+    outputs: list[Output] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class EngineLoop:
+    """Runs the scheduler's plans one after another until stopped or until the executor breaks."""
+
+    def __init__(self, scheduler: Scheduler, executor: Executor, publish: Callable[[Events], None]) -> None:
+        self.scheduler = scheduler
+        self.steps = 0
+        self._executor = executor
+        self._publish = publish
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._step_started: float | None = None
+        self._stopping = threading.Event()
+
+    # --- called from other threads ----------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; a refusal comes back as a Failure."""
+        self._inbox.put(lambda: self._add(request))
+
+    def abort(self, key: Hashable) -> None:
+        """End a request without a word; its blocks are free before the next step."""
+        self._inbox.put(lambda: self._abort(key))
+
+    def stop(self) -> None:
+        """Leave `run` after the step in progress."""
+        self._stopping.set()
+        self._inbox.put(lambda: None)
+
+    @property
+    def seconds_in_step(self) -> float:
+        """How long the step in progress has run; 0 between steps."""
+        started = self._step_started
+        return 0.0 if started is None else time.monotonic() - started
+
+    # --- the loop's own thread --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop`. Raises whatever breaks the executor; the requests it held are failed first."""
+        while not self._stopping.is_set():
+            self._take_in()
+            plan = self.scheduler.plan()
+            if plan is not None:
+                self._step(plan)
+
+    def _take_in(self) -> None:
+        """Carry out all messages of the inbox; wait for one when there is nothing else to do."""
+        if not len(self.scheduler):
+            self._inbox.get()()
+        self._empty_inbox()
+
+    def _empty_inbox(self) -> None:
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            message()
+
+    def _add(self, request: Request) -> None:
+        try:
+            self.scheduler.add(request)
+        except InvalidRequest as error:
+            self._publish(Events(failures=[Failure(request.key, error)]))
+
+    def _abort(self, key: Hashable) -> None:
+        self.scheduler.abort(key)
+
+    def _step(self, plan: StepPlan) -> None:
+        self._step_started = time.monotonic()
+        try:
+            result = self._executor.execute(plan)
+        except GenerationError as error:
+            _log.error("a step of %d requests failed: %s", len(plan.items), error)
+            self._publish(Events(failures=[Failure(r.key, error) for r in self.scheduler.abandon()]))
+            return
+        except BaseException:
+            self._empty_inbox()
+            broken = GenerationError("the engine stopped")
+            self._publish(Events(failures=[Failure(r.key, broken) for r in self.scheduler]))
+            raise
+        finally:
+            self._step_started = None
+            self.steps += 1
+        self._publish(Events(outputs=self.scheduler.commit(plan, result)))

@@ -1,0 +1,231 @@
+"""Who runs in the next step. Called by the loop: plan -> (the runner works) -> commit.
+
+Continuous batching with chunked prefill (Orca, Yu et al. 2022; Sarathi-Serve, Agrawal et al. 2024): each step takes
+every running decode, and fills up with prompt tokens to the prefill budget. Blocks are taken when they are needed.
+When none is left, the youngest running request gives its blocks back and waits, first in line, to be computed anew.
+
+Order is by arrival throughout: `running` holds older requests than `waiting`, the head of `waiting` is never passed
+over, and only younger requests are preempted for older ones. So the oldest request always advances, and nobody starves.
+"""
+
+import time
+from collections import deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.plan import Item, Sample, StepPlan, StepResult
+from textgen_server.engine.request import Finish, Request
+from textgen_server.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on a step and on a request.
+
+    Attributes:
+        max_batch_size: requests that run at once.
+        max_prefill_tokens: prompt tokens computed in one step.
+        max_total_tokens: prompt plus output of one request; at most what the pool of blocks holds.
+    """
+
+    max_batch_size: int
+    max_prefill_tokens: int
+    max_total_tokens: int
+
+
+@dataclass
+class Counters:
+    """Totals since start."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A new token of a request. Read on other threads, when the request may have gone on."""
+
+    request: Request
+    index: int
+    """It is the request's token number so many, from 0."""
+    token: int
+    logprob: float
+    finish: Finish
+
+
+class Scheduler:
+    """Owns the queues and, through the block manager, the blocks."""
+
+    def __init__(self, blocks: BlockManager, limits: Limits) -> None:
+        self.blocks = blocks
+        self.limits = limits
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.counters = Counters()
+        self._planned: list[Request] = []
+        self._by_key: dict[Hashable, Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._by_key.values())
+
+    def add(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: it could never run, or its key is taken.
+        """
+        total = request.prompt_length + request.max_new_tokens
+        if not request.tokens or request.max_new_tokens < 1:
+            raise InvalidRequest("a request needs at least one prompt token and one new token")
+        if total > self.limits.max_total_tokens:
+            raise InvalidRequest(
+                f"prompt and output together are {total} tokens; the limit is {self.limits.max_total_tokens}"
+            )
+        if request.key in self._by_key:
+            raise InvalidRequest(f"request {request.key} exists already")
+        self._by_key[request.key] = request
+        self.waiting.append(request)
+
+    def abort(self, key: Hashable) -> bool:
+        """Forget a request and free its blocks. False when there is none of that key (it may have just ended)."""
+        request = self._by_key.get(key)
+        if request is None:
+            return False
+        self._remove(request)
+        return True
+
+    def plan(self) -> StepPlan | None:
+        """What to compute next, or None when there is nothing. Every plan is followed by one `commit` or `abandon`."""
+        decodes = self._plan_decodes()
+        chunks = self._plan_chunks()
+        # An older request's claim on blocks may have preempted a younger one that was planned before it.
+        decodes = [(request, length) for request, length in decodes if request.blocks]
+        chunks = [(request, length) for request, length in chunks if request.blocks]
+        self._planned = [request for request, _ in (*decodes, *chunks)]
+        if not self._planned:
+            return None
+        now = time.monotonic()
+        for request in self._planned:
+            if request.queue_seconds is None:
+                request.queue_seconds = now - request.arrival
+        items = [_item(request, length) for request, length in (*decodes, *chunks)]
+        return StepPlan(items, num_decodes=len(decodes))
+
+    def _plan_decodes(self) -> list[tuple[Request, int]]:
+        return [
+            (request, 1)
+            for request in list(self.running)
+            if request.num_uncomputed == 1 and self._make_room(request, len(request.tokens))
+        ]
+
+    def _make_room(self, request: Request, num_tokens: int) -> bool:
+        """Cover `num_tokens` tokens, preempting younger requests if need be. False when it was itself preempted."""
+        while not self.blocks.can_grow(request, num_tokens):
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is request:
+                return False
+        self.blocks.grow(request, num_tokens)
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self.blocks.release(request)
+        self.waiting.appendleft(request)
+        self.counters.preemptions += 1
+
+    def _plan_chunks(self) -> list[tuple[Request, int]]:
+        budget = self.limits.max_prefill_tokens
+        planned: list[tuple[Request, int]] = []
+        for request in list(self.running):
+            if budget == 0:
+                return planned
+            if request.num_uncomputed > 1 and request.blocks:
+                budget -= self._plan_chunk(request, budget, planned)
+        while budget > 0 and self._admit():
+            budget -= self._plan_chunk(self.running[-1], budget, planned)
+        return planned
+
+    def _plan_chunk(self, request: Request, budget: int, planned: list[tuple[Request, int]]) -> int:
+        """Plan the next chunk of a running prompt as far as budget and blocks go; returns its length."""
+        if not self._make_room(request, request.num_computed + 1):
+            return 0
+        room = (len(request.blocks) + self.blocks.num_free) * self.blocks.block_size
+        end = min(len(request.tokens), request.num_computed + budget, room)
+        self.blocks.grow(request, end)
+        length = end - request.num_computed
+        planned.append((request, length))
+        return length
+
+    def _admit(self) -> bool:
+        """Move the head of the queue to the running requests if all of its tokens find room now."""
+        if not self.waiting or len(self.running) >= self.limits.max_batch_size:
+            return False
+        request = self.waiting[0]
+        prefix = self.blocks.find_prefix(request)
+        # Prompts that are still being prefilled have a claim on blocks that they have not yet taken.
+        claimed = sum(self.blocks.blocks_for(len(r.tokens)) - len(r.blocks) for r in self.running)
+        if not self.blocks.can_start(request, prefix, claimed):
+            return False
+        self.waiting.popleft()
+        self.blocks.start(request, prefix)
+        self.running.append(request)
+        if request.queue_seconds is None:
+            request.cached_tokens = request.num_computed
+            self.counters.prompt_tokens += request.prompt_length
+            self.counters.cached_tokens += request.num_computed
+        return True
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[Output]:
+        """Book the results of the last plan. Requests that were aborted meanwhile are passed over."""
+        outputs = []
+        sampled = iter(zip(result.tokens, result.logprobs, strict=True))
+        for request, item in zip(self._planned, plan.items, strict=True):
+            token, logprob = next(sampled) if item.sample else (-1, 0.0)
+            if self._by_key.get(request.key) is not request:
+                continue
+            request.num_computed += len(item.tokens)
+            self.blocks.publish(request)
+            if item.sample:
+                outputs.append(self._append(request, token, logprob))
+        self._planned = []
+        return outputs
+
+    def _append(self, request: Request, token: int, logprob: float) -> Output:
+        finish = request.append(token)
+        self.counters.generated_tokens += 1
+        if finish:
+            self._remove(request)
+        return Output(request, request.num_generated - 1, token, logprob, finish)
+
+    def abandon(self) -> list[Request]:
+        """Drop the requests of the last plan, whose step failed. Returns them."""
+        dropped = [request for request in self._planned if self._by_key.get(request.key) is request]
+        for request in dropped:
+            self._remove(request)
+        self._planned = []
+        return dropped
+
+    def _remove(self, request: Request) -> None:
+        del self._by_key[request.key]
+        if request in self.running:
+            self.running.remove(request)
+        else:
+            self.waiting.remove(request)
+        self.blocks.release(request)
+
+
+def _item(request: Request, length: int) -> Item:
+    start = request.num_computed
+    end = start + length
+    sample = None
+    if end == len(request.tokens):
+        history = list(request.tokens) if request.sampling.needs_history else None
+        sample = Sample(request.sampling, request.num_generated, history)
+    return Item(request.tokens[start:end], start, request.blocks, sample)

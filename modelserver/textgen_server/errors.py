@@ -1,0 +1,143 @@
+"""The error tree. Every failure that a user can see is one of these, and carries its own codes.
+
+    TextgenError
+    ├── RequestError               the client's request cannot be served as it is
+    │   ├── InvalidRequest         a value is wrong                                  422 validation
+    │   ├── TemplateError          the chat template failed or is missing            422 template_error
+    │   ├── ModelNotFound          no such model or adapter is served                404 model_not_found
+    │   └── Overloaded             too many requests at once                         429 overloaded
+    ├── GenerationError            the engine failed while it worked on the request  424 generation
+    ├── IncompleteGeneration       the stream ended without a last message           500 incomplete_generation
+    ├── EngineUnavailable          the engine is dead, stuck, or not yet there       503 healthcheck
+    │   └── ShuttingDown           the server takes no new requests                  503 healthcheck
+    └── StartupError               the server cannot start: one sentence, exit code 1
+        ├── ModelSourceError       the model's files cannot be found or fetched
+        ├── CheckpointError        the files are there but damaged or not understood
+        └── OutOfMemory            model or KV cache do not fit
+
+`error_type` is TGI's vocabulary (its clients dispatch on it). gRPC carries failures of single requests inside the
+stream by `error_type`; `from_error_type` turns them back into the class.
+"""
+
+from typing import ClassVar
+
+
+class TextgenError(Exception):
+    """Base of all errors that are reported to users.
+
+    Attributes:
+        http_status: status of an HTTP reply that reports it.
+        grpc_code: name of the gRPC status code.
+        error_type: TGI's `error_type`.
+        failure_label: value of the label `err` of `tgi_request_failure`.
+    """
+
+    http_status: ClassVar[int] = 500
+    grpc_code: ClassVar[str] = "INTERNAL"
+    error_type: ClassVar[str] = "internal"
+    failure_label: ClassVar[str] = "generation"
+
+    @property
+    def message(self) -> str:
+        """The sentence that users read."""
+        return str(self)
+
+
+class RequestError(TextgenError):
+    http_status = 422
+    grpc_code = "INVALID_ARGUMENT"
+    error_type = "validation"
+    failure_label = "validation"
+
+
+class InvalidRequest(RequestError):
+    """A value of the request is wrong. `field` names it, for OpenAI's `param`."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    @property
+    def message(self) -> str:
+        return f"Input validation error: {self}"
+
+
+class TemplateError(RequestError):
+    error_type = "template_error"
+    failure_label = "template"
+
+    @property
+    def message(self) -> str:
+        return f"Template error: {self}"
+
+
+class ModelNotFound(RequestError):
+    http_status = 404
+    grpc_code = "NOT_FOUND"
+    error_type = "model_not_found"
+
+
+class Overloaded(RequestError):
+    """Every slot is taken. `retry_after` is in seconds and becomes the header Retry-After."""
+
+    http_status = 429
+    grpc_code = "RESOURCE_EXHAUSTED"
+    error_type = "overloaded"
+    failure_label = "overloaded"
+
+    def __init__(self, message: str = "Model is overloaded", retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class GenerationError(TextgenError):
+    http_status = 424
+    grpc_code = "ABORTED"
+    error_type = "generation"
+
+    @property
+    def message(self) -> str:
+        return f"Request failed during generation: {self}"
+
+
+class IncompleteGeneration(TextgenError):
+    error_type = "incomplete_generation"
+    failure_label = "incomplete"
+
+
+class EngineUnavailable(TextgenError):
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    error_type = "healthcheck"
+
+
+class ShuttingDown(EngineUnavailable):
+    """The server finishes what it has and takes nothing new."""
+
+
+class StartupError(TextgenError):
+    """The server cannot start. The launcher prints the message as one line and exits with `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ModelSourceError(StartupError):
+    pass
+
+
+class CheckpointError(StartupError):
+    pass
+
+
+class OutOfMemory(StartupError):
+    pass
+
+
+def _tree(root: type[TextgenError]) -> list[type[TextgenError]]:
+    return [root, *(error for child in root.__subclasses__() for error in _tree(child))]
+
+
+def from_error_type(error_type: str, message: str) -> TextgenError:
+    """The error that `error_type` names; unknown types become GenerationError."""
+    known = {error.error_type: error for error in reversed(_tree(TextgenError)) if error is not RequestError}
+    return known.get(error_type, GenerationError)(message)

@@ -1,0 +1,191 @@
+"""`textgen-server`: has the ranks started, waits until they are ready, serves HTTP, drains, ends.
+
+This process is the front: it runs the API itself and never imports torch. The model lives in the ranks' processes
+(engine_process.py), which ranks.py owns. When one of those dies or is stuck, the requests it held fail, /health turns
+to 503, and all ranks are started anew, a bounded number of times.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from textgen_server.api.app import create_app
+from textgen_server.api.state import ServerContext
+from textgen_server.errors import ShuttingDown, StartupError
+from textgen_server.ranks import Ranks, Supervisor
+from textgen_server.rpc.remote import RemoteEngine
+from textgen_server.settings import ServerSettings, parse
+from textgen_server.telemetry import configure_logging
+from textgen_server.text.prompt import PromptEncoder
+from textgen_server.weights.source import ModelFolder, locate
+
+_log = logging.getLogger(__name__)
+
+CONNECTION_CLOSE_SECONDS = 5
+BACKLOG = 2048
+DRAIN_POLL_SECONDS = 0.05
+
+
+def main() -> int:
+    """Run the server. Returns the exit code: 0 after a clean end, 1 when it cannot start or its engine is lost."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)  # until there is something to drain
+    try:
+        settings = parse()
+        configure_logging(settings.log_level, settings.json_output)
+        with _listen(settings.hostname, settings.port) as listener:
+            _log.info("model %s", settings.model_id)
+            model = locate(settings.model_id, settings.revision, settings.huggingface_hub_cache, _log.info)
+            return uvloop.run(_run(settings, model, listener))
+    except StartupError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return error.exit_code
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+async def _run(settings: ServerSettings, model: ModelFolder, listener: socket.socket) -> int:
+    stop = _stop_on_signals()
+    engine = RemoteEngine(settings.stuck_engine_timeout)
+    with tempfile.TemporaryDirectory(prefix="textgen-") as temp:
+        supervisor = Supervisor(settings, Ranks(settings, model, Path(temp)), engine)
+        async with _supervised(supervisor, stop) as watching:
+            if watching is None:
+                return 0
+            return await _serve(settings, model, engine, listener, watching, stop)
+
+
+def _listen(hostname: str, port: int) -> socket.socket:
+    """Bind now, so that a busy port is known before the model is loaded; the API listens on it later."""
+    family = socket.AF_INET6 if ":" in hostname else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((hostname, port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot listen on {hostname}:{port}: {error.strerror}; choose another --port") from None
+    return listener
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+@contextlib.asynccontextmanager
+async def _supervised(supervisor: Supervisor, stop: asyncio.Event) -> AsyncIterator[asyncio.Task[None] | None]:
+    """A started engine and the task that keeps it alive; None when `stop` came before it was ready."""
+    starting = asyncio.create_task(supervisor.start())
+    stopping = asyncio.create_task(stop.wait())
+    watching = None
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            watching = asyncio.create_task(supervisor.keep_alive())
+        yield watching
+    finally:
+        for task in (starting, stopping, watching):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*(t for t in (starting, stopping, watching) if t), return_exceptions=True)
+        await supervisor.stop()
+
+
+async def _serve(
+    settings: ServerSettings,
+    model: ModelFolder,
+    engine: RemoteEngine,
+    listener: socket.socket,
+    watching: asyncio.Task[None],
+    stop: asyncio.Event,
+) -> int:
+    """Answer HTTP until a signal comes (0) or the engine is lost for good (raises StartupError)."""
+    encoder = PromptEncoder.load(model.path, settings)
+    context = ServerContext.create(settings, engine, encoder)
+    server = _Server(_uvicorn_config(create_app(context)))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    listener.listen(BACKLOG)  # uvicorn will; but the next line says that connections are taken
+    _log_ready(settings, engine, listener)
+    await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if stopping.done():
+            await _drain(context, settings.graceful_termination_timeout, stop, watching)
+        if watching.done():
+            await watching
+    finally:
+        stopping.cancel()
+        watching.cancel()
+        # What is still in flight ends with an error in its own stream, before its connection is closed.
+        await engine.disconnect(ShuttingDown("the server is shutting down"))
+        server.should_exit = True
+        await serving
+        encoder.close()
+    return 0
+
+
+def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=CONNECTION_CLOSE_SECONDS,
+    )
+
+
+def _log_ready(settings: ServerSettings, engine: RemoteEngine, listener: socket.socket) -> None:
+    info = engine.info
+    host, port = listener.getsockname()[:2]
+    _log.info(
+        "%s on %s x%d: prompts up to %d tokens, %d with output, %d requests at once",
+        settings.model_name, info.device, info.num_shard, info.max_input_tokens, info.max_total_tokens,
+        settings.max_concurrent_requests,
+    )  # fmt: skip
+    _log.info("ready at http://%s:%d", host, port)
+
+
+async def _drain(context: ServerContext, seconds: float, stop: asyncio.Event, watching: asyncio.Task[None]) -> None:
+    """Refuse new requests and let those in flight finish, for at most `seconds` or until a second signal."""
+    context.lifecycle.draining = True
+    stop.clear()
+    _log.info("stopping: %d requests in flight, up to %.0f s to finish", context.in_flight, seconds)
+    deadline = time.monotonic() + seconds
+
+    def over() -> bool:
+        return not context.in_flight or time.monotonic() > deadline or stop.is_set() or watching.done()
+
+    while not over():  # noqa: ASYNC110 - two of the four are no events
+        await asyncio.sleep(DRAIN_POLL_SECONDS)
+    if context.in_flight:
+        _log.warning("ending with %d requests unfinished", context.in_flight)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the launcher drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

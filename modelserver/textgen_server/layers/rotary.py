@@ -1,0 +1,115 @@
+"""Rotary position embedding (Su et al. 2021) and its scalings for longer contexts."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from textgen_server.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """What config.json says about rotary embedding.
+
+    Attributes:
+        dim: how many of a head's features are rotated.
+        theta: base of the frequencies.
+        scaling: parameters of the scaling, `rope_type` among them; empty for none.
+        max_positions: longest sequence that the model was made for.
+    """
+
+    dim: int
+    theta: float
+    max_positions: int
+    scaling: dict[str, float | str]
+
+
+def inverse_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
+    """Angle per position of each pair of features, [dim / 2] float32, and the factor on cos and sin.
+
+    Raises:
+        CheckpointError: a rope_type that is not known here, or one of its parameters is missing or no number.
+    """
+    kind = str(rope.scaling.get("rope_type", rope.scaling.get("type", "default")))
+    exponents = torch.arange(0, rope.dim, 2, dtype=torch.int64).float() / rope.dim
+    frequencies = 1.0 / rope.theta**exponents
+    if kind == "default":
+        return frequencies, 1.0
+    if kind == "linear":
+        return frequencies / _number(rope, "factor"), 1.0
+    if kind == "llama3":
+        return _llama3(rope, frequencies), 1.0
+    if kind == "yarn":
+        return _yarn(rope, frequencies)
+    raise CheckpointError(f"config.json: rope_type {kind!r} is not supported; supported: linear, llama3, yarn")
+
+
+def _llama3(rope: RopeConfig, frequencies: Tensor) -> Tensor:
+    """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between blended."""
+    factor = _number(rope, "factor")
+    low, high = _number(rope, "low_freq_factor"), _number(rope, "high_freq_factor")
+    original = _number(rope, "original_max_position_embeddings")
+    turns = original * frequencies / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * keep + frequencies / factor * (1 - keep)
+
+
+def _yarn(rope: RopeConfig, frequencies: Tensor) -> tuple[Tensor, float]:
+    """YaRN (Peng et al. 2023): as above, blended over the index of the feature pair, with attention temperature."""
+    factor = _number(rope, "factor")
+    original = _number(rope, "original_max_position_embeddings", rope.max_positions)
+
+    def pair_of(rotations: float) -> float:
+        return rope.dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = pair_of(_number(rope, "beta_fast", 32)), pair_of(_number(rope, "beta_slow", 1))
+    if rope.scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.dim - 1)
+    pairs = torch.arange(rope.dim // 2, dtype=torch.float32)
+    stretch = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
+    attention = _number(rope, "attention_factor", _yarn_attention(rope, factor))
+    return frequencies / factor * stretch + frequencies * (1 - stretch), attention
+
+
+def _yarn_attention(rope: RopeConfig, factor: float) -> float:
+    def temperature(scale: float) -> float:
+        return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if rope.scaling.get("mscale") and rope.scaling.get("mscale_all_dim"):
+        return temperature(_number(rope, "mscale")) / temperature(_number(rope, "mscale_all_dim"))
+    return temperature(1.0)
+
+
+def _number(rope: RopeConfig, name: str, default: float | None = None) -> float:
+    value = rope.scaling.get(name)
+    value = default if value is None else value
+    if value is None:
+        raise CheckpointError(f"config.json: rope scaling {rope.scaling} lacks {name!r}")
+    if not isinstance(value, int | float) or value <= 0:
+        raise CheckpointError(f"config.json: {name} of the rope scaling must be a number above 0, not {value!r}")
+    return float(value)
+
+
+class Rotary(nn.Module):
+    """Tables of cos and sin for all positions, and their application to heads."""
+
+    def __init__(self, rope: RopeConfig, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        frequencies, factor = inverse_frequencies(rope)
+        angles = torch.outer(torch.arange(rope.max_positions, dtype=torch.float32), frequencies)
+        angles = torch.cat([angles, angles], dim=-1)
+        self.cos = (angles.cos() * factor).to(device, dtype)
+        self.sin = (angles.sin() * factor).to(device, dtype)
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin) for positions [T], each [T, 1, dim]; once per step, for all layers."""
+        return self.cos[positions, None], self.sin[positions, None]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + dim/2]) of the last dimension by its position's angle. x: [T, heads, dim]."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)

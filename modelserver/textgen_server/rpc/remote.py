@@ -1,0 +1,213 @@
+"""The engine in another process, as the API process sees it: `Engine` over gRPC.
+
+The object outlives the process behind it: the launcher connects it to one engine after another, and what it held when
+one went away ends with EngineUnavailable.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+
+from textgen_server.errors import EngineUnavailable, TextgenError, from_error_type
+from textgen_server.rpc import engine_pb2 as pb
+from textgen_server.rpc import engine_pb2_grpc
+from textgen_server.rpc.client import EngineRequest, Token
+from textgen_server.rpc.wire import CHANNEL_OPTIONS, FINISH_NAMES, sampling_to_wire
+
+_log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+
+STEP_TOLERANCE = 3.0
+"""A step may take this many times what the largest one took at start, for busy cores, before it counts as stuck."""
+
+Inbox = asyncio.Queue[Token | TextgenError]
+
+
+class RemoteEngine:
+    """See rpc.client.Engine."""
+
+    def __init__(self, stuck_after: float) -> None:
+        self._stuck_after = stuck_after
+        self._info: pb.EngineInfo | None = None
+        self._connection: _Connection | None = None
+
+    @property
+    def info(self) -> pb.EngineInfo:
+        if self._info is None:
+            raise EngineUnavailable("the engine has not started yet")
+        return self._info
+
+    @property
+    def healthy(self) -> bool:
+        return self._connection is not None and self._connection.lost is None
+
+    async def connect(self, address: str) -> None:
+        """Wait until the engine at `address` ("unix:/path") answers, then use it."""
+        connection = _Connection(address, self._stuck_after)
+        try:
+            self._info = await connection.open()
+        except BaseException:
+            await connection.close()
+            raise
+        self._connection = connection
+
+    async def wait_until_lost(self) -> TextgenError:
+        """Return why the present engine is no longer usable, once it is not."""
+        if self._connection is None:
+            return EngineUnavailable("the engine is not connected")
+        return await self._connection.wait_until_lost()
+
+    async def disconnect(self, reason: TextgenError) -> None:
+        """Forget the present engine; what it was working on ends with `reason`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.lose(reason)
+            await connection.close()
+
+    async def status(self) -> pb.EngineStatus:
+        return await self._alive().status()
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Token, None]:
+        connection = self._alive()
+        number, inbox = connection.submit(request)
+        try:
+            while True:
+                item = await inbox.get()
+                if isinstance(item, TextgenError):
+                    raise item
+                yield item
+                if item.finish:
+                    return
+        finally:
+            connection.release(number)
+
+    def _alive(self) -> "_Connection":
+        if self._connection is None or self._connection.lost is not None:
+            raise EngineUnavailable("the engine is not available at the moment")
+        return self._connection
+
+
+class _Connection:
+    """One engine process: its stream, the requests on it, and the watch over both."""
+
+    def __init__(self, address: str, stuck_after: float) -> None:
+        self.lost: TextgenError | None = None
+        self._stuck_after = stuck_after
+        self._longest_step = stuck_after
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = engine_pb2_grpc.EngineStub(self._channel)
+        self._numbers = itertools.count(1)
+        self._inboxes: dict[int, Inbox] = {}
+        self._outgoing: asyncio.Queue[pb.ClientMessage] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._ended = asyncio.Event()
+
+    async def open(self) -> pb.EngineInfo:
+        info: pb.EngineInfo = await self._stub.Describe(pb.DescribeRequest(), wait_for_ready=True)
+        self._longest_step = self._stuck_after + STEP_TOLERANCE * info.longest_step_seconds
+        stream = self._stub.Generate()
+        self._tasks = [
+            asyncio.create_task(self._send(stream)),
+            asyncio.create_task(self._receive(stream)),
+            asyncio.create_task(self._watch()),
+        ]
+        return info
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    def lose(self, reason: TextgenError) -> None:
+        """Declare the engine gone; every request on it ends with `reason`."""
+        if self.lost is None:
+            self.lost = reason
+            for inbox in self._inboxes.values():
+                inbox.put_nowait(reason)
+            self._ended.set()
+
+    async def wait_until_lost(self) -> TextgenError:
+        await self._ended.wait()
+        return self.lost or EngineUnavailable("the engine is gone")
+
+    async def status(self) -> pb.EngineStatus:
+        try:
+            status: pb.EngineStatus = await self._stub.GetStatus(pb.StatusRequest(), timeout=self._stuck_after)
+        except grpc.aio.AioRpcError as error:
+            raise EngineUnavailable(f"the engine does not answer: {error.code().name}") from None
+        return status
+
+    def submit(self, request: EngineRequest) -> tuple[int, Inbox]:
+        number = next(self._numbers)
+        inbox: Inbox = asyncio.Queue()
+        self._inboxes[number] = inbox
+        self._outgoing.put_nowait(pb.ClientMessage(submit=_submit(number, request)))
+        return number, inbox
+
+    def release(self, number: int) -> None:
+        """The caller wants no more of this request; if it has not ended, the engine is told."""
+        if self._inboxes.pop(number, None) is not None and self.lost is None:
+            self._outgoing.put_nowait(pb.ClientMessage(abort=pb.Abort(request=number)))
+
+    async def _send(self, stream: Any) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the receiver reports it
+            while True:
+                await stream.write(await self._outgoing.get())
+
+    async def _receive(self, stream: Any) -> None:
+        try:
+            async for message in stream:
+                self._deliver(message)
+        except grpc.aio.AioRpcError as error:
+            _log.debug("the engine's stream ended: %s", error)
+        self.lose(EngineUnavailable("the engine stopped while it worked on this request"))
+
+    def _deliver(self, message: pb.StepMessage) -> None:
+        starts = {start.request: start for start in message.starts}
+        columns = (message.requests, message.tokens, message.logprobs, message.finish)
+        for number, token, logprob, finish in zip(*columns, strict=True):
+            inbox = self._inboxes.get(number)
+            if inbox is None:
+                continue
+            start = starts.get(number)
+            if start is None:
+                inbox.put_nowait(Token(token, logprob, FINISH_NAMES[finish]))
+            else:
+                inbox.put_nowait(Token(token, logprob, FINISH_NAMES[finish], start.queue_seconds, start.cached_tokens))
+            if finish:
+                del self._inboxes[number]
+        for failure in message.failures:
+            inbox = self._inboxes.pop(failure.request, None)
+            if inbox is not None:
+                inbox.put_nowait(from_error_type(failure.error_type, failure.message))
+
+    async def _watch(self) -> None:
+        """Ask for the status again and again. An engine that does not answer is stuck, although a long step keeps it
+        from nothing; so is one whose step goes on far beyond what its longest took at start."""
+        while self.lost is None:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                status = await self.status()
+            except EngineUnavailable as error:
+                self.lose(error)
+                return
+            if status.seconds_in_step > self._longest_step:
+                self.lose(EngineUnavailable(f"the engine is stuck in a step for {status.seconds_in_step:.0f} s"))
+
+
+def _submit(number: int, request: EngineRequest) -> pb.Submit:
+    return pb.Submit(
+        request=number,
+        prompt=request.prompt,
+        sampling=sampling_to_wire(request.sampling),
+        max_new_tokens=request.max_new_tokens,
+        stop_tokens=request.stop_tokens,
+        cache_salt=request.cache_salt,
+    )

@@ -1,0 +1,139 @@
+"""The engine's side of the wire: gRPC messages in, the loop's events out. Runs on the engine process's main thread."""
+
+import asyncio
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import grpc
+
+from textgen_server.engine.loop import EngineLoop, Events
+from textgen_server.engine.request import Request
+from textgen_server.rpc import engine_pb2 as pb
+from textgen_server.rpc import engine_pb2_grpc
+from textgen_server.rpc.wire import CHANNEL_OPTIONS, sampling_from_wire
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+"""(number of the client's stream, number that the client gave the request)"""
+
+
+class EngineService(engine_pb2_grpc.EngineServicer):
+    """Serves one engine loop to any number of API processes, each with one stream."""
+
+    def __init__(self, info: pb.EngineInfo) -> None:
+        self._info = info
+        self._asyncio = asyncio.get_running_loop()
+        self._streams: dict[int, asyncio.Queue[pb.StepMessage]] = {}
+        self._numbers = itertools.count()
+        self._loop: EngineLoop
+
+    def attach(self, loop: EngineLoop) -> None:
+        """Tell the service which loop it serves, before it is started."""
+        self._loop = loop
+
+    def publish(self, events: Events) -> None:
+        """The loop's outlet; called on the loop's thread."""
+        self._asyncio.call_soon_threadsafe(self._dispatch, events)
+
+    def _dispatch(self, events: Events) -> None:
+        for stream, message in _messages(events).items():
+            queue = self._streams.get(stream)
+            if queue is not None:
+                queue.put_nowait(message)
+
+    async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.EngineInfo:
+        return self._info
+
+    async def GetStatus(self, request: pb.StatusRequest, context: Any) -> pb.EngineStatus:
+        scheduler, counters = self._loop.scheduler, self._loop.scheduler.counters
+        return pb.EngineStatus(
+            steps=self._loop.steps,
+            seconds_in_step=self._loop.seconds_in_step,
+            waiting=len(scheduler.waiting),
+            running=len(scheduler.running),
+            blocks_used=scheduler.blocks.num_held,
+            prompt_tokens=counters.prompt_tokens,
+            cached_tokens=counters.cached_tokens,
+            generated_tokens=counters.generated_tokens,
+            preemptions=counters.preemptions,
+        )
+
+    async def Generate(
+        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
+    ) -> AsyncIterator[pb.StepMessage]:
+        stream = next(self._numbers)
+        queue: asyncio.Queue[pb.StepMessage] = asyncio.Queue()
+        self._streams[stream] = queue
+        open_requests: set[Key] = set()
+        reader = asyncio.create_task(self._read(stream, request_iterator, open_requests))
+        try:
+            while True:
+                message = await queue.get()
+                open_requests.difference_update((stream, number) for number in _ended(message))
+                yield message
+        finally:
+            reader.cancel()
+            del self._streams[stream]
+            for key in open_requests:
+                self._loop.abort(key)
+
+    async def _read(self, stream: int, messages: AsyncIterator[pb.ClientMessage], open_requests: set[Key]) -> None:
+        async for message in messages:
+            if message.HasField("submit"):
+                key = (stream, message.submit.request)
+                open_requests.add(key)
+                self._loop.submit(_request(key, message.submit))
+            else:
+                key = (stream, message.abort.request)
+                open_requests.discard(key)
+                self._loop.abort(key)
+
+
+def _request(key: Key, submit: pb.Submit) -> Request:
+    return Request(
+        key=key,
+        tokens=list(submit.prompt),
+        max_new_tokens=submit.max_new_tokens,
+        sampling=sampling_from_wire(submit.sampling),
+        stop_tokens=frozenset(submit.stop_tokens),
+        cache_salt=submit.cache_salt,
+    )
+
+
+def _messages(events: Events) -> dict[int, pb.StepMessage]:
+    """One message per client stream."""
+    messages: dict[int, pb.StepMessage] = defaultdict(pb.StepMessage)
+    for output in events.outputs:
+        request = output.request
+        stream, number = cast(Key, request.key)
+        message = messages[stream]
+        message.requests.append(number)
+        message.tokens.append(output.token)
+        message.logprobs.append(output.logprob)
+        message.finish.append(pb.FinishReason.Name(output.finish))
+        if output.index == 0:
+            message.starts.add(
+                request=number, queue_seconds=request.queue_seconds or 0.0, cached_tokens=request.cached_tokens
+            )
+    for failure in events.failures:
+        stream, number = cast(Key, failure.key)
+        messages[stream].failures.add(request=number, error_type=failure.error.error_type, message=str(failure.error))
+    return messages
+
+
+def _ended(message: pb.StepMessage) -> list[int]:
+    finished = [number for number, finish in zip(message.requests, message.finish, strict=True) if finish]
+    return finished + [failure.request for failure in message.failures]
+
+
+async def serve(service: EngineService, address: str) -> grpc.aio.Server:
+    """Start listening at `address` ("unix:/path"). The caller stops the server."""
+    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    engine_pb2_grpc.add_EngineServicer_to_server(service, server)
+    server.add_insecure_port(address)
+    await server.start()
+    return server

@@ -1,0 +1,72 @@
+"""From a plan to the tensors of one forward pass. Called by the runner, on every rank alike."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgen_server.attention.base import AttentionBatch
+from textgen_server.engine.plan import Item, Sample, StepPlan
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One step on the device.
+
+    Attributes:
+        tokens, positions: [T] int64.
+        batch: who attends to what.
+        sample_rows: [N] int64, the rows of the flat batch after which a token is chosen, or None for all of them.
+        samples: how, in the order of the rows.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    batch: AttentionBatch
+    sample_rows: Tensor | None
+    samples: list[Sample]
+
+
+def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
+    """Lay the items of `plan` out as a flat batch."""
+    items = plan.items
+    query_lens = [len(item.tokens) for item in items]
+    context_lens = [item.start + len(item.tokens) for item in items]
+    starts = np.zeros(len(items) + 1, dtype=np.int32)
+    np.cumsum(query_lens, out=starts[1:])
+    positions = np.concatenate([np.arange(item.start, item.start + len(item.tokens)) for item in items])
+    tables = _block_tables(items)
+    rows = np.repeat(np.arange(len(items)), query_lens)
+    slots = tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    sampled = [index for index, item in enumerate(items) if item.sample]
+
+    def on_device(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    batch = AttentionBatch(
+        num_decodes=plan.num_decodes,
+        query_start=on_device(starts),
+        context_lens=on_device(np.array(context_lens, dtype=np.int32)),
+        block_tables=on_device(tables),
+        slots=on_device(slots),
+        query_lens=query_lens,
+        host_context_lens=context_lens,
+        block_size=block_size,
+    )
+    every_row = len(sampled) == len(rows)
+    return StepInputs(
+        tokens=on_device(np.fromiter((t for item in items for t in item.tokens), np.int64, len(rows))),
+        positions=on_device(positions),
+        batch=batch,
+        sample_rows=None if every_row else on_device(starts[1:][sampled].astype(np.int64) - 1),
+        samples=[item.sample for item in items if item.sample],
+    )
+
+
+def _block_tables(items: list[Item]) -> np.ndarray:
+    width = max(len(item.blocks) for item in items)
+    tables = np.zeros((len(items), width), dtype=np.int32)
+    for row, item in zip(tables, items, strict=True):
+        row[: len(item.blocks)] = item.blocks
+    return tables

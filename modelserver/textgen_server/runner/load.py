@@ -1,0 +1,128 @@
+"""Build a rank's model: choose device, numbers, attention and quantization, then read the weights."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from textgen_server import registry
+from textgen_server.attention.base import Attention
+from textgen_server.attention.select import choose
+from textgen_server.errors import CheckpointError, OutOfMemory, StartupError
+from textgen_server.layers.build import Builder
+from textgen_server.layers.linear import FullPrecision
+from textgen_server.layers.partition import TooManyRanks
+from textgen_server.models.base import CausalModel
+from textgen_server.models.config import ModelConfig, read_config, section
+from textgen_server.parallel import Group
+from textgen_server.quantization.base import Quantization
+from textgen_server.settings import ServerOptions
+from textgen_server.weights.checkpoint import Checkpoint
+from textgen_server.weights.loader import Loader
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device, and what was chosen for it."""
+
+    model: CausalModel
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    attention: type[Attention]
+    quantize: str
+
+
+def prepare_device(options: ServerOptions, rank: int, size: int) -> torch.device:
+    """The rank's device, with its threads set. Raises StartupError where there is no such GPU."""
+    kind = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        torch.set_num_threads(options.cpu_threads or max(1, cores // size))
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        raise StartupError("--device cuda needs a GPU, and this process sees none; choose --device cpu or give it one")
+    if rank >= gpus:
+        raise StartupError(
+            f"--num-shard {size} needs {size} GPUs, and this process sees {gpus}; lower it or give it more GPUs"
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_dtype(options: ServerOptions, device: torch.device) -> torch.dtype:
+    """The user's choice, else float32 on the CPU and bfloat16 or float16 on GPUs."""
+    if options.dtype:
+        dtype: torch.dtype = getattr(torch, options.dtype)
+        return dtype
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def load_model(options: ServerOptions, folder: Path, device: torch.device, group: Group) -> LoadedModel:
+    """Read the checkpoint in `folder` into a model of its family.
+
+    Raises:
+        CheckpointError: the family is unknown, or files are damaged or incomplete.
+        OutOfMemory: the weights do not fit on the device.
+    """
+    started = time.monotonic()
+    config = read_config(folder)
+    dtype = choose_dtype(options, device)
+    attention = choose(options.attention_backend, device.type, dtype)
+    checkpoint = Checkpoint.open(folder)
+    build = Builder(Loader(checkpoint, device, dtype), group, _quantization(options, config), attention)
+    try:
+        with torch.inference_mode():
+            model: CausalModel = config.family.load()(config, build)
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(_does_not_fit(checkpoint, device, group)) from None
+    except TooManyRanks as error:
+        raise StartupError(f"--num-shard {group.size} is too much for this model: {error}; lower it") from None
+    seconds = time.monotonic() - started
+    _log.info(
+        "loaded %s, %.2f GB from %s in %.1f s (%s, %s, %s)",
+        config.model_type, checkpoint.num_bytes / 1e9, folder, seconds, device_name(device), dtype,
+        f"quantized by {options.quantize}" if options.quantize else "not quantized",
+    )  # fmt: skip
+    return LoadedModel(model, config, device, dtype, attention, options.quantize or "")
+
+
+def _quantization(options: ServerOptions, config: ModelConfig) -> Quantization:
+    stored = section(config.raw, "quantization_config")
+    if stored:
+        raise CheckpointError(
+            f"config.json: quantization_config: weights quantized by {stored.get('quant_method')!r} cannot be read; "
+            "serve a checkpoint in full precision, with --quantize to quantize it as it loads"
+        )
+    if options.quantize is None:
+        return FullPrecision()
+    entry = registry.QUANTIZATION_METHODS[options.quantize]
+    try:
+        method: Quantization = entry.load()()
+    except ImportError as error:
+        raise StartupError(
+            f"--quantize {options.quantize} cannot be used here ({error}): pip install 'textgen[{entry.extra}]'"
+        ) from None
+    return method
+
+
+def _does_not_fit(checkpoint: Checkpoint, device: torch.device, group: Group) -> str:
+    total = torch.cuda.get_device_properties(device).total_memory
+    return (
+        f"the model's {checkpoint.num_bytes / 1e9:.1f} GB over {group.size} shard(s) do not fit into the "
+        f"{total / 1e9:.1f} GB of {device_name(device)}; raise --num-shard or choose --quantize bitsandbytes-nf4"
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """What people call the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

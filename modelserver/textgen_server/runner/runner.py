@@ -1,0 +1,125 @@
+"""One rank's muscle: carries out plans on the device. Called by the loop (rank 0) and by worker.py (the others)."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from textgen_server.attention.select import block_size_for
+from textgen_server.engine.plan import Item, Sample, StepPlan, StepResult
+from textgen_server.errors import GenerationError, OutOfMemory
+from textgen_server.parallel import Group
+from textgen_server.runner.inputs import StepInputs, build
+from textgen_server.runner.kv_cache import CacheLayout
+from textgen_server.runner.load import device_name, load_model
+from textgen_server.runner.sampler import sample
+from textgen_server.sampling import SamplingParams
+from textgen_server.settings import ServerOptions
+
+_log = logging.getLogger(__name__)
+
+PREFILL_TOKENS_GPU = 4096
+PREFILL_TOKENS_CPU = 512
+
+
+class Runner:
+    """A model, its KV cache, and one step after another.
+
+    Everything about the step is in the plan: the runner remembers nothing between steps but the cache's contents.
+    """
+
+    def __init__(self, options: ServerOptions, folder: Path, device: torch.device, group: Group) -> None:
+        self.group = group
+        self.device = device
+        self.loaded = load_model(options, folder, device, group)
+        backend = self.loaded.attention
+        self.layout = CacheLayout(
+            self.loaded.model.cache_spec, block_size_for(backend, options.block_size), self.loaded.dtype, backend
+        )
+        default = PREFILL_TOKENS_GPU if device.type == "cuda" else PREFILL_TOKENS_CPU
+        self.max_prefill_tokens = min(options.max_batch_prefill_tokens or default, self.loaded.config.max_positions)
+        self.warmup_seconds = 0.0
+        self.num_blocks = self._size_cache(options)
+        self.caches = self.layout.allocate(self.num_blocks, device)
+        self._warm_up()
+
+    def _size_cache(self, options: ServerOptions) -> int:
+        """Blocks that fit on every rank, by the flags and by the memory that is left after the largest step."""
+        if self.device.type == "cuda":
+            room = self._measure_free_memory(options.cuda_memory_fraction)
+        else:
+            room = int(options.cpu_kv_cache_gib * 2**30) // self.group.size
+        blocks = room // self.layout.block_bytes
+        if options.max_batch_total_tokens:
+            blocks = min(blocks, -(-options.max_batch_total_tokens // self.layout.block_size))
+        blocks = self.group.min(blocks)
+        if blocks < 2:
+            flag = "--cuda-memory-fraction" if self.device.type == "cuda" else "--cpu-kv-cache-gib"
+            raise OutOfMemory(
+                f"no room for a KV cache: a block of {self.layout.block_size} tokens takes "
+                f"{self.layout.block_bytes / 1e6:.1f} MB, and {max(room, 0) / 1e6:.1f} MB are left; raise {flag}, "
+                "lower --max-batch-prefill-tokens, or quantize the model"
+            )
+        _log.info(
+            "KV cache: %d blocks of %d tokens = %d tokens, %.2f GB on %s",
+            blocks, self.layout.block_size, blocks * self.layout.block_size,
+            blocks * self.layout.block_bytes / 1e9, device_name(self.device),
+        )  # fmt: skip
+        return blocks
+
+    def _measure_free_memory(self, fraction: float) -> int:
+        """Bytes of the GPU that the largest step leaves unused, found by running it on a small cache."""
+        blocks = -(-self.max_prefill_tokens // self.layout.block_size)
+        self.caches = self.layout.allocate(blocks, self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self._warm_up()
+        peak = torch.cuda.max_memory_reserved(self.device) - blocks * self.layout.block_bytes
+        free, total = torch.cuda.mem_get_info(self.device)
+        others = total - free - torch.cuda.memory_reserved(self.device)
+        self.caches = []
+        torch.cuda.empty_cache()
+        return int(total * fraction) - others - peak
+
+    def _warm_up(self) -> None:
+        """Run the largest prefill and a decode, so that no request pays for what happens only once."""
+        length = min(self.max_prefill_tokens, len(self._warmup_blocks()) * self.layout.block_size)
+        choice = Sample(SamplingParams(), 0)
+        prefill = StepPlan([Item([0] * length, 0, self._warmup_blocks(), choice)], 0)
+        decode = StepPlan([Item([0], length - 1, self._warmup_blocks(), choice)], 1)
+        started = time.monotonic()
+        self.execute(prefill)
+        self.warmup_seconds = time.monotonic() - started
+        self.execute(decode)
+
+    def _warmup_blocks(self) -> list[int]:
+        needed = -(-self.max_prefill_tokens // self.layout.block_size)
+        available = self.caches[0].keys.shape[0]
+        return list(range(min(needed, available)))
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Run one step; on rank 0 with the tokens chosen, on others with an empty result.
+
+        Raises:
+            GenerationError: the GPU's memory did not suffice for this step, and one rank is all there is.
+        """
+        try:
+            with torch.inference_mode():
+                inputs = build(plan, self.layout.block_size, self.device)
+                logits = self._forward(inputs)
+                if self.group.rank or not inputs.samples:
+                    return StepResult([], [])
+                return StepResult(*sample(logits, inputs.samples))
+        except torch.OutOfMemoryError as error:
+            if self.group.size > 1:
+                raise
+            torch.cuda.empty_cache()
+            raise GenerationError("the GPU ran out of memory; lower --max-batch-prefill-tokens") from error
+
+    def _forward(self, inputs: StepInputs) -> Tensor:
+        model = self.loaded.model
+        hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, self.caches)
+        if inputs.sample_rows is not None:
+            hidden = hidden[inputs.sample_rows]
+        return model.logits(hidden)

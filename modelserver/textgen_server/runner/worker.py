@@ -1,0 +1,72 @@
+"""The pipes between rank 0 and the other ranks. Rank 0 sends each plan to all, every rank runs it, none answers.
+
+Plans go through sockets of their own rather than through a collective: a rank may wait for hours for the next plan,
+and learns at once when the other end is gone.
+"""
+
+import pickle
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+
+from textgen_server.engine.plan import Sample, StepPlan, StepResult
+from textgen_server.errors import StartupError
+from textgen_server.runner.runner import Runner
+from textgen_server.sampling import SamplingParams
+
+CONNECT_SECONDS = 60.0
+
+
+class ShardedExecutor:
+    """Rank 0's executor: the other ranks run the same plan at the same time."""
+
+    def __init__(self, runner: Runner, workers: Sequence[Connection]) -> None:
+        self._runner = runner
+        self._workers = workers
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """See engine.loop.Executor. Raises OSError when a worker is gone."""
+        if self._workers:
+            message = pickle.dumps(_without_history(plan), protocol=pickle.HIGHEST_PROTOCOL)
+            for worker in self._workers:
+                worker.send_bytes(message)
+        return self._runner.execute(plan)
+
+
+def _without_history(plan: StepPlan) -> StepPlan:
+    """Workers choose no tokens: they need to know which rows are sampled, but not how."""
+    items = [replace(item, sample=_MARK) if item.sample else item for item in plan.items]
+    return StepPlan(items, plan.num_decodes)
+
+
+_MARK = Sample(SamplingParams(), 0)
+
+
+def accept_workers(path: Path, key: bytes, count: int) -> list[Connection]:
+    """Rank 0: wait until `count` workers have connected to the socket at `path`."""
+    with Listener(str(path), family="AF_UNIX", authkey=key) as listener:
+        return [listener.accept() for _ in range(count)]
+
+
+def obey(runner: Runner, path: Path, key: bytes) -> None:
+    """Other ranks: run every plan that rank 0 sends, until it hangs up."""
+    with _connect(path, key) as pipe:
+        while True:
+            try:
+                message = pipe.recv_bytes()
+            except EOFError:
+                return
+            runner.execute(pickle.loads(message))
+
+
+def _connect(path: Path, key: bytes) -> Connection:
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            return Client(str(path), family="AF_UNIX", authkey=key)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > deadline:
+                raise StartupError(f"rank 0 did not open {path} within {CONNECT_SECONDS:.0f} s") from None
+            time.sleep(0.02)

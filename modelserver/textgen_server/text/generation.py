@@ -1,0 +1,272 @@
+"""A request from the client's words to its last piece of text: checked, admitted, tokenized, generated, detokenized,
+stopped. The one place that drives the engine; the routes of api/ turn what it yields into their replies.
+
+    async with generator.begin([request]) as [generation]:
+        async for piece in generation.pieces():
+            ...
+
+Leaving the block, by an error or a cancellation too, ends the engine's work for it and frees its place.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+from textgen_server.errors import IncompleteGeneration, TextgenError
+from textgen_server.rpc.client import Engine, EngineRequest, Token
+from textgen_server.settings import ServerOptions
+from textgen_server.text.admission import Admission
+from textgen_server.text.detokenizer import Detokenizer
+from textgen_server.text.prompt import EncodedPrompt, PromptEncoder
+from textgen_server.text.request import GenerationRequest, Limits
+from textgen_server.text.stop import StopMatcher
+from textgen_server.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Piece:
+    """One generated token.
+
+    Attributes:
+        text: the token's own text, that of special tokens too; "" while it is only a part of a character.
+        delta: what it adds to the generated text: no special tokens, and with `keep_stop_text` off neither stop
+            strings nor, yet, text that may become one.
+        finish: "", or on the last piece "length", "eos_token" or "stop_sequence".
+    """
+
+    id: int
+    logprob: float
+    special: bool
+    text: str
+    delta: str
+    finish: str
+
+
+@dataclass(slots=True)
+class Times:
+    """When things happened, in seconds of `time.perf_counter`; 0 for what has not happened yet."""
+
+    received: float
+    validated: float = 0.0
+    first_token: float = 0.0
+    last_token: float = 0.0
+    queue_seconds: float = 0.0  # as the engine measured it
+
+    @property
+    def validation(self) -> float:
+        """Seconds until the prompt was in tokens and its limits checked."""
+        return self.validated - self.received
+
+    @property
+    def inference(self) -> float:
+        """Seconds that the engine worked on the request."""
+        return self.total - self.validation - self.queue_seconds
+
+    @property
+    def total(self) -> float:
+        """Seconds from the request's arrival to its last token."""
+        return self.last_token - self.received
+
+
+class Observer(Protocol):
+    """Hears of what happens to requests (api/metrics.py counts it)."""
+
+    def received(self, prompts: int) -> None: ...
+
+    def first_token(self, seconds: float) -> None:
+        """`seconds` since the request came."""
+
+    def next_token(self, seconds: float) -> None:
+        """`seconds` since the request's token before."""
+
+    def finished(self, generation: "Generation") -> None: ...
+
+    def failed(self, label: str) -> None:
+        """`label` is an error's `failure_label`, or "dropped" when the client left."""
+
+
+class Generation:
+    """One prompt on its way to its text.
+
+    Attributes:
+        prompt: the prompt's tokens.
+        engine_request: what the engine is asked for.
+        generated_tokens: so far, the end-of-sequence token included.
+        finish_reason: "" until the last piece; then as in `Piece.finish`.
+        times: see `Times`.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt: EncodedPrompt,
+        engine_request: EngineRequest,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        times: Times,
+        observer: Observer,
+    ) -> None:
+        self.prompt = prompt
+        self.engine_request = engine_request
+        self.generated_tokens = 0
+        self.finish_reason = ""
+        self.times = times
+        self._engine = engine
+        self._special_ids = tokenizer.special_ids
+        self._tokenizer = tokenizer
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop = StopMatcher(request.stop, keep=request.keep_stop_text)
+        self._observer = observer
+        self._deltas: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The text generated so far."""
+        return "".join(self._deltas)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that was used, or None where nothing was drawn."""
+        sampling = self.engine_request.sampling
+        return None if sampling.greedy else sampling.seed
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """The tokens as they come; the last has `finish` set. To be consumed once, and closed if not to the end.
+
+        Raises:
+            EngineUnavailable, GenerationError: the engine failed.
+            IncompleteGeneration: the engine ended the request without a last token.
+        """
+        async with aclosing(self._engine.generate(self.engine_request)) as tokens:
+            async for token in tokens:
+                piece = self._take(token)
+                yield piece
+                if piece.finish:
+                    return
+        raise IncompleteGeneration("the engine ended the request without a last token")
+
+    def _take(self, token: Token) -> Piece:
+        self._clock(token)
+        special = token.id in self._special_ids
+        plain = "" if special else self._detokenizer.push(token.id)
+        if token.finish:
+            plain += self._detokenizer.flush()
+        delta, stopped = self._stop.push(plain)
+        if token.finish and not stopped:
+            delta += self._stop.flush()
+        finish = "stop_sequence" if stopped else token.finish
+        self._deltas.append(delta)
+        if finish:
+            self._finish(finish)
+        # A stop string that stays in the text also ends its last token's text.
+        text = delta if stopped else plain
+        if special:
+            text += self._tokenizer.bytes_of(token.id).decode(errors="replace")
+        return Piece(token.id, token.logprob, special, text, delta, finish)
+
+    def _clock(self, token: Token) -> None:
+        now, times = perf_counter(), self.times
+        self.generated_tokens += 1
+        if self.generated_tokens == 1:
+            times.first_token = now
+            times.queue_seconds = token.queue_seconds or 0.0
+            self._observer.first_token(now - times.received)
+        else:
+            self._observer.next_token(now - times.last_token)
+        times.last_token = now
+
+    def _finish(self, reason: str) -> None:
+        self.finish_reason = reason
+        self._observer.finished(self)
+
+
+class TextGenerator:
+    """Drives generations on one engine.
+
+    Attributes:
+        admission: the places of requests in flight.
+    """
+
+    def __init__(self, engine: Engine, encoder: PromptEncoder, settings: ServerOptions, observer: Observer) -> None:
+        self.admission = Admission(settings.max_concurrent_requests)
+        self._engine = engine
+        self._encoder = encoder
+        self._settings = settings
+        self._observer = observer
+
+    @asynccontextmanager
+    async def begin(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[list[Generation]]:
+        """Check, admit and tokenize `requests`, each of which takes a place until the block is left.
+
+        Raises:
+            InvalidRequest, TemplateError: a request is wrong, by its own rules or by its length.
+            Overloaded: there are too few places; nothing was tokenized.
+        """
+        received = perf_counter()
+        generations: list[Generation] = []
+        self._observer.received(len(requests))
+        try:
+            limits = self._limits()
+            for request in requests:
+                request.check(limits)
+            with self.admission.hold(len(requests)):
+                generations += [await self._prepare(request, limits, Times(received)) for request in requests]
+                yield generations
+        except TextgenError as error:
+            self._observer.failed(error.failure_label)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if not (generations and all(generation.finish_reason for generation in generations)):
+                self._observer.failed("dropped")
+            raise
+
+    async def _prepare(self, request: GenerationRequest, limits: Limits, times: Times) -> Generation:
+        prompt = await self._encoder.encode(request.prompt, request.truncate)
+        tokenizer = self._encoder.tokenizer
+        engine_request = EngineRequest(
+            prompt=prompt.ids,
+            max_new_tokens=request.new_tokens(len(prompt.ids), limits),
+            sampling=request.sampling(limits.vocab_size),
+            stop_tokens=() if request.ignore_eos else tuple(sorted(tokenizer.eos_ids)),
+        )
+        times.validated = perf_counter()
+        return Generation(request, prompt, engine_request, self._engine, tokenizer, times, self._observer)
+
+    def _limits(self) -> Limits:
+        info = self._engine.info
+        return Limits(self._settings.max_stop_sequences, info.max_input_tokens, info.max_total_tokens, info.vocab_size)
+
+
+async def interleave(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """The pieces of several generations as they come, each with its generation's index. The first error ends all."""
+    if len(generations) == 1:
+        async with aclosing(generations[0].pieces()) as pieces:
+            async for piece in pieces:
+                yield 0, piece
+        return
+    queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_forward(index, one, queue)) for index, one in enumerate(generations)]
+    try:
+        unfinished = len(tasks)
+        while unfinished:
+            index, piece_or_error = await queue.get()
+            if isinstance(piece_or_error, Exception):
+                raise piece_or_error
+            yield index, piece_or_error
+            unfinished -= piece_or_error.finish != ""
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _forward(index: int, generation: Generation, queue: asyncio.Queue[tuple[int, Piece | Exception]]) -> None:
+    try:
+        async with aclosing(generation.pieces()) as pieces:
+            async for piece in pieces:
+                queue.put_nowait((index, piece))
+    except Exception as error:
+        queue.put_nowait((index, error))

@@ -1,0 +1,85 @@
+"""Prompts of any kind to token ids, off the event loop. Called by generation.py and by the route /tokenize."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from textgen_server.errors import TemplateError
+from textgen_server.settings import ServerOptions
+from textgen_server.text.chat_template import ChatTemplate
+from textgen_server.text.tokenizer import TextToken, Tokenizer
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation of at least one message; the model's chat template makes the prompt of it."""
+
+    messages: list[dict[str, Any]]
+
+
+# Text, token ids, or a conversation.
+Prompt = str | list[int] | Chat
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids, and the number of characters of the text they came from (0 where there was none)."""
+
+    ids: list[int]
+    characters: int
+
+
+class PromptEncoder:
+    """A model's tokenizer and chat template, and the threads that work with them. `template` is None where the model
+    has none."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, workers: int) -> None:
+        self.tokenizer = tokenizer
+        self._template = template
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
+
+    @classmethod
+    def load(cls, folder: Path, settings: ServerOptions) -> Self:
+        """What the model folder holds. Raises StartupError when the tokenizer is missing or a file is damaged."""
+        override = settings.tokenizer_config_path
+        tokenizer = Tokenizer.load(folder, override)
+        return cls(tokenizer, ChatTemplate.load(folder, override), settings.validation_workers)
+
+    async def encode(self, prompt: Prompt, truncate: int | None = None) -> EncodedPrompt:
+        """Token ids of `prompt`; with `truncate`, the last so many of them, where a leading BOS stays and counts.
+
+        Raises:
+            TemplateError: a conversation cannot be written as a prompt.
+        """
+        if isinstance(prompt, list):
+            return EncodedPrompt(self._truncated(prompt, truncate), 0)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._encode, prompt, truncate)
+
+    async def tokenize(self, text: str) -> list[TextToken]:
+        """Tokens of `text`, special ones added, with their places."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.tokenizer.tokenize, text)
+
+    def close(self) -> None:
+        """End the threads; what they are working on is finished first."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _encode(self, prompt: str | Chat, truncate: int | None) -> EncodedPrompt:
+        # Chat templates write the BOS themselves.
+        text = self._render(prompt) if isinstance(prompt, Chat) else prompt
+        ids = self.tokenizer.encode(text, add_special_tokens=not isinstance(prompt, Chat))
+        return EncodedPrompt(self._truncated(ids, truncate), len(text))
+
+    def _render(self, chat: Chat) -> str:
+        if self._template is None:
+            raise TemplateError("this model has no chat template; use /v1/completions or /generate")
+        return self._template.render(chat.messages)
+
+    def _truncated(self, ids: list[int], length: int | None) -> list[int]:
+        if length is None or len(ids) <= length:
+            return ids
+        start = len(ids) - length
+        if ids[0] == self.tokenizer.bos_id:
+            return [ids[0], *ids[start + 1 :]]
+        return ids[start:]

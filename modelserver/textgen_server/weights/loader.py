@@ -1,0 +1,52 @@
+"""From the checkpoint's tensors to the device: slices, casts and joins, without holding a second copy.
+
+Models never call this directly; layers and quantization methods do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textgen_server.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Part:
+    """A slice of a checkpoint tensor: `length` entries from `start` along `dim`; without `dim`, all of it."""
+
+    name: str
+    dim: int | None = None
+    start: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Reads a checkpoint for one device and one type of numbers."""
+
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: torch.dtype
+
+    def read(self, part: Part) -> Tensor:
+        """The part as stored, on the CPU: a view of the mapped file."""
+        if part.dim is None:
+            return self.checkpoint.tensor(part.name)
+        return self.checkpoint.slice(part.name, part.dim, part.start, part.length)
+
+    def tensor(self, parts: Sequence[Part]) -> Tensor:
+        """The parts joined along their first dimension, on the device. One part that needs no cast stays a view of the
+        mapped file on the CPU."""
+        if len(parts) == 1:
+            return self.read(parts[0]).to(self.device, self.dtype)
+        views = [self.read(part) for part in parts]
+        rows = sum(view.shape[0] for view in views)
+        joined = torch.empty((rows, *views[0].shape[1:]), dtype=self.dtype, device=self.device)
+        for target, view in zip(joined.split([view.shape[0] for view in views]), views, strict=True):
+            target.copy_(view)
+        return joined
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.checkpoint

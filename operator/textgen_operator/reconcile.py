@@ -1,0 +1,172 @@
+"""One look at one service: read how things are, and make the writes that are still needed.
+
+Level-triggered: nothing depends on what happened, only on what is there, so a look may be made at any time, any number
+of times. Called by the controller's workers.
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from textgen_operator import apply
+from textgen_operator.client import ApiError, Client
+from textgen_operator.compare import was_applied
+from textgen_operator.kinds import PODS, SERVICES_OF_OURS, STATEFUL_SETS, Manifest, kind_of
+from textgen_operator.render import Defaults, render
+from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL, pod_selector
+from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
+from textgen_operator.status import Observed, Obstacle, status_of
+
+LOOK_AGAIN = 15.0
+"""Seconds until a look that waits for something which no watch tells of."""
+
+
+class Disposition(enum.Enum):
+    """What is to become of one rendered object."""
+
+    APPLY = enum.auto()
+    """Make sure that it is as rendered."""
+    REPLACE = enum.auto()
+    """It is ours, but differs in what cannot be changed."""
+    WAIT = enum.auto()
+    """It is on its way out, and the next may not be made before it is gone."""
+    CONFLICT = enum.auto()
+    """The name is taken by something that is not ours."""
+
+
+def is_ours(live: Manifest, service: ObjectMeta) -> bool:
+    """Whether an object belongs to this service, and not to an earlier one of the same name, or to someone else.
+
+    An object that we applied for this name and that nobody controls any more was let go of (`kubectl delete
+    --cascade=orphan`, or an owner reference removed by hand): it is taken back rather than fought over.
+    """
+    meta = live["metadata"]
+    controllers = [owner["uid"] for owner in meta.get("ownerReferences", []) if owner.get("controller")]
+    if controllers:
+        return controllers == [service.uid]
+    return meta.get("labels", {}).get(SERVICE_LABEL) == service.name and was_applied(live, FIELD_MANAGER)
+
+
+def dispose(desired: Manifest, live: Manifest | None, service: ObjectMeta) -> Disposition:
+    """What to do about a rendered object, given what has its name now."""
+    if live is None:
+        return Disposition.APPLY
+    if not is_ours(live, service):
+        return Disposition.CONFLICT
+    if "deletionTimestamp" in live["metadata"]:
+        return Disposition.WAIT
+    return Disposition.REPLACE if apply.must_replace(desired, live) else Disposition.APPLY
+
+
+@dataclass
+class _Child:
+    """One rendered object, and what has its name: at first what was observed, then what the writes made of it."""
+
+    desired: Manifest
+    live: Manifest | None
+    disposition: Disposition
+
+
+class Reconciler:
+    """Looks at services, one at a time or several at once, but never twice at the same.
+
+    Args:
+        client: the API server.
+        defaults: what the installation decides.
+        clock: the time, for conditions.
+    """
+
+    def __init__(
+        self, client: Client, defaults: Defaults, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._client = client
+        self._defaults = defaults
+        self._clock = clock
+
+    async def reconcile(self, namespace: str, name: str) -> float | None:
+        """Look at one service; the seconds after which to look again even if nothing changes, or None.
+
+        Raises:
+            ApiError: the API server refused something; the status says so where it could be written.
+        """
+        body = await self._client.get(SERVICES_OF_OURS.path(namespace, name))
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            # Kubernetes removes what the service owns.
+            return None
+        try:
+            service = TextGenerationService.model_validate(body)
+            desired = render(service, self._defaults)
+        except ValidationError as error:
+            await self._report_invalid(body, error)
+            return None
+        return await self._put_into_effect(body, service, desired)
+
+    async def _report_invalid(self, body: Manifest, error: ValidationError) -> None:
+        """What runs is left as it is."""
+        meta = ObjectMeta.model_validate(body["metadata"])
+        live = await self._client.get(STATEFUL_SETS.path(meta.namespace, meta.name))
+        ours = live if live and is_ours(live, meta) else None
+        obstacle = Obstacle("InvalidSpec", "; ".join(map(str, problems(error))))
+        await self._report(body, meta, ours, obstacle=obstacle)
+
+    async def _put_into_effect(
+        self, body: Manifest, service: TextGenerationService, desired: list[Manifest]
+    ) -> float | None:
+        children = await asyncio.gather(*(self._observe(manifest, service.metadata) for manifest in desired))
+        obstacle, failure = _conflict(children), None
+        try:
+            for child in children if obstacle is None else ():
+                child.live = await self._write(child)
+        except ApiError as error:
+            if not error.is_refusal:
+                raise
+            obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
+        await self._report(body, service.metadata, _statefulset(children), service.spec.num_shards, obstacle)
+        if failure:
+            raise failure
+        return None if all(child.disposition is Disposition.APPLY for child in children) else LOOK_AGAIN
+
+    async def _observe(self, desired: Manifest, service: ObjectMeta) -> _Child:
+        meta = desired["metadata"]
+        live = await self._client.get(kind_of(desired).path(meta["namespace"], meta["name"]))
+        return _Child(desired, live, dispose(desired, live, service))
+
+    async def _write(self, child: _Child) -> Manifest | None:
+        """Do what is to be done about one object; the object as it is then."""
+        if child.disposition is Disposition.APPLY:
+            return await apply.apply(self._client, child.desired, child.live)
+        if child.disposition is Disposition.REPLACE and child.live is not None:
+            await apply.remove_for_replacement(self._client, child.live)
+        return child.live
+
+    async def _report(
+        self,
+        body: Manifest,
+        meta: ObjectMeta,
+        statefulset: Manifest | None,
+        shards: int = 0,
+        obstacle: Obstacle | None = None,
+    ) -> None:
+        pods = await self._client.items(PODS.path(meta.namespace), pod_selector(meta))
+        status = status_of(body, Observed(statefulset, pods, shards, obstacle), self._clock())
+        await apply.write_status(self._client, body, status)
+
+
+def _conflict(children: list[_Child]) -> Obstacle | None:
+    """Names that something else has taken: then nothing is written, so that no half of a service comes to be."""
+    taken = [child.desired for child in children if child.disposition is Disposition.CONFLICT]
+    if not taken:
+        return None
+    names = ", ".join(f"{manifest['kind']} {manifest['metadata']['name']}" for manifest in taken)
+    return Obstacle("NameConflict", f"{names} exists and is not this service's: remove it, or rename the service")
+
+
+def _statefulset(children: list[_Child]) -> Manifest | None:
+    for child in children:
+        if child.desired["kind"] == STATEFUL_SETS.name and child.disposition is not Disposition.CONFLICT:
+            return child.live
+    return None

@@ -1,0 +1,26 @@
+"""spec -> manifests, one file for each kind. Pure: no clock, no cluster, the same input gives the same output.
+
+Called by the reconciler and, without a cluster, by `textgen-operator run` and `render`. A new manifest is a new file
+and a line in `render`.
+"""
+
+from textgen_operator.kinds import Manifest
+from textgen_operator.render import service as services
+from textgen_operator.render import statefulset
+from textgen_operator.render.defaults import Defaults
+from textgen_operator.resource import TextGenerationService
+
+__all__ = ["Defaults", "render"]
+
+
+def render(service: TextGenerationService, defaults: Defaults) -> list[Manifest]:
+    """Every object that should exist for a service, in the order in which to make them.
+
+    Raises:
+        pydantic.ValidationError: the server would not take the options that the spec asks for.
+    """
+    return [
+        services.render_headless(service.metadata),
+        services.render(service.metadata),
+        statefulset.render(service, defaults),
+    ]

@@ -1,0 +1,75 @@
+"""The operator as it runs in a cluster: the real program, with the rights of its service account and no more."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+from cluster.control_plane import free_port, stop
+
+RELEASE = "textgen"
+SYSTEM = "textgen-system"
+"""The Helm release that the rights come from, and its namespace."""
+
+PROGRAM = Path(sys.executable).with_name("textgen-operator")
+START_SECONDS = 30
+STOP_SECONDS = 15
+SERVER_IMAGE = "registry.test/textgen-server:test"
+
+
+class Operator:
+    """`textgen-operator serve`, started and ended at will."""
+
+    def __init__(self, kubeconfig: Path, *, namespaces: tuple[str, ...] = ()) -> None:
+        self._kubeconfig = kubeconfig
+        self._namespaces = namespaces
+        self._log = kubeconfig.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start, and return when it reports that it is alive."""
+        port = free_port()
+        command = [
+            str(PROGRAM),
+            "serve",
+            f"--server-image={SERVER_IMAGE}",
+            f"--liveness-port={port}",
+            "--log-level=debug",
+        ]
+        command += [f"--namespace={namespace}" for namespace in self._namespaces]
+        # As in its image: nothing of this machine's environment, and a home folder that cannot be written.
+        environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": str(self._kubeconfig)}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        deadline = time.monotonic() + START_SECONDS
+        while not _alive(port):
+            assert self.running, f"the operator exited with {self._process.returncode}:\n{self.log_tail()}"
+            assert time.monotonic() < deadline, f"the operator is not alive after {START_SECONDS} s:\n{self.log_tail()}"
+            time.sleep(0.1)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        assert self._process is not None
+        return stop(self._process, STOP_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL: it ends wherever it is."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def log_tail(self) -> str:
+        return self._log.read_text()[-5000:]
+
+
+def _alive(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,77 @@
+"""From a TextGenerationService to the objects that run it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster.kube import Kube, Namespace, eventually
+from cluster.operator_process import PROGRAM, SERVER_IMAGE, Operator
+
+from textgen_operator.kinds import PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest, kind_of
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+OBJECTS = ((STATEFUL_SETS, "chat"), (SERVICES, "chat"), (SERVICES, "chat-pods"))
+
+
+def test_objects_stand_within_five_seconds(operator: Operator, namespace: Namespace) -> None:
+    namespace.serve("chat", replicas=2)
+    statefulset = eventually(lambda: namespace.stands("chat"), within=5)
+    assert statefulset["spec"]["podManagementPolicy"] == "Parallel"
+    assert statefulset["spec"]["serviceName"] == "chat-pods"
+    assert namespace.get(SERVICES, "chat")["spec"]["ports"][0]["port"] == 80
+    assert namespace.get(SERVICES, "chat-pods")["spec"]["clusterIP"] == "None"
+    assert [pod["metadata"]["name"] for pod in namespace.list(PODS, "chat")] == ["chat-0", "chat-1"]
+
+
+def test_objects_belong_to_their_service(operator: Operator, namespace: Namespace) -> None:
+    uid = namespace.serve("chat")["metadata"]["uid"]
+    eventually(lambda: namespace.stands("chat"), within=5)
+    for kind, name in OBJECTS:
+        (owner,) = namespace.get(kind, name)["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (uid, True, True)
+
+
+def test_the_service_itself_is_not_written_to(operator: Operator, namespace: Namespace) -> None:
+    created = namespace.serve("chat")
+    eventually(lambda: namespace.condition("chat", "Accepted"), within=5)
+    now = namespace.get(SERVICES_OF_OURS, "chat")
+    for field in ("finalizers", "annotations", "labels", "ownerReferences"):
+        assert field not in now["metadata"]
+    assert (now["spec"], now["metadata"]["generation"]) == (created["spec"], 1)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_cluster_runs_what_render_prints(
+    operator: Operator, kube: Kube, namespace: Namespace, example: Path, tmp_path: Path
+) -> None:
+    manifest = yaml.safe_load(example.read_text())
+    manifest["metadata"]["namespace"] = namespace.name
+    kube.post(SERVICES_OF_OURS.path(namespace.name), manifest)
+    name = manifest["metadata"]["name"]
+    eventually(lambda: namespace.get(STATEFUL_SETS, name), within=5)
+
+    by_hand = Namespace(kube, f"{namespace.name}-by-hand")
+    kube.create_namespace(by_hand.name)
+    manifest["metadata"]["namespace"] = by_hand.name
+    for printed in rendered(manifest, tmp_path):
+        kind, child = kind_of(printed), printed["metadata"]["name"]
+        kube.post(kind.path(by_hand.name), printed)
+        assert lasting_spec(by_hand, kind, child) == lasting_spec(namespace, kind, child)
+
+
+def rendered(service: Manifest, folder: Path) -> list[Manifest]:
+    """What `textgen-operator render` prints for a service."""
+    file = folder / "service.yaml"
+    file.write_text(yaml.safe_dump(service))
+    command = [str(PROGRAM), "render", str(file), f"--server-image={SERVER_IMAGE}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return [manifest for manifest in yaml.safe_load_all(result.stdout) if manifest]
+
+
+def lasting_spec(namespace: Namespace, kind: Kind, name: str) -> Manifest:
+    """An object's spec without the addresses that the API server gives each Service."""
+    spec = namespace.get(kind, name)["spec"]
+    if spec.get("clusterIP") != "None":
+        spec = {key: value for key, value in spec.items() if key not in ("clusterIP", "clusterIPs")}
+    return dict(spec)

@@ -1,0 +1,69 @@
+"""On a real GPU, compiled: every GPU backend computes what the reference computes, also when a step is replayed."""
+
+import pytest
+import torch
+from attention_cases import Case, PagedRun, named_cases, random_case, spec
+
+from textgen_server.attention.base import Attention
+from textgen_server.registry import ATTENTION_BACKENDS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: compiled attention kernels are NOT tested here"),
+]
+
+GPU_BACKENDS = [name for name, entry in ATTENTION_BACKENDS.items() if "cuda" in entry.devices]
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+
+
+def load(name: str, dtype: torch.dtype, block_size: int) -> type[Attention]:
+    try:
+        backend: type[Attention] = ATTENTION_BACKENDS[name].load()
+    except ImportError as error:
+        pytest.skip(f"attention backend {name} is not tried here: {error}")
+    if dtype not in backend.dtypes or block_size % backend.block_size_multiple:
+        pytest.skip(f"{name} takes no {dtype} or no blocks of {block_size}")
+    return backend
+
+
+def agrees(name: str, case: Case, dtype: torch.dtype) -> None:
+    backend = load(name, dtype, case.block_size)
+    run = PagedRun(case, torch.device("cuda"), dtype)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(run.attended_by(backend), run.expected(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("block_size", [16, 256])
+@pytest.mark.parametrize("case", named_cases(), ids=lambda case: case.name)
+def test_equals_the_reference(name: str, dtype: torch.dtype, block_size: int, case: Case) -> None:
+    agrees(name, Case(case.name, case.spec, case.queries, case.cached, block_size), dtype)
+
+
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+@pytest.mark.parametrize("seed", range(20))
+def test_equals_the_reference_on_random_long_steps(name: str, seed: int) -> None:
+    agrees(name, random_case(seed, longest=2000), torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+def test_a_captured_decode_replays_with_other_lengths(name: str) -> None:
+    dtype = torch.bfloat16
+    backend = load(name, dtype, 256)
+    run = PagedRun(Case("capture", spec(8, 2, 128), (1,) * 4, (3000, 900, 5, 0), 256), torch.device("cuda"), dtype)
+    layer, pools = backend(run.spec_on_device()), run.pools(backend)
+    run.fill(layer, pools)
+    k, v = run.keys_and_values(run.step)
+    layer.forward(run.q, k, v, *pools, run.step)  # compile before the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = layer.forward(run.q, k, v, *pools, run.step)
+    for contexts in ([3001, 901, 6, 1], [2000, 300, 2, 1]):
+        later = run.batch([1] * 4, contexts, decodes=4)
+        for captured, value in zip((k, v), run.keys_and_values(later), strict=True):
+            captured.copy_(value)
+        run.step.context_lens.copy_(later.context_lens)
+        run.step.slots.copy_(later.slots)
+        graph.replay()
+        torch.testing.assert_close(replayed, run.expected(later), rtol=2e-2, atol=2e-2)

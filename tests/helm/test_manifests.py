@@ -1,0 +1,218 @@
+"""What the chart installs."""
+
+import re
+import tomllib
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from helm.chart import CHART, ROOT, HelmFailed, Manifest, helm, of_kind, render
+
+from textgen_operator.cli import _parser
+from textgen_operator.crd import custom_resource_definition
+from textgen_operator.kinds import PERMISSIONS, kind_of
+from textgen_operator.render import Defaults
+from textgen_operator.render import render as render_service
+from textgen_operator.resource import TextGenerationService
+
+DIGEST = "sha256:" + "0" * 64
+
+VALUE_SETS: dict[str, Manifest] = {
+    "defaults": {},
+    "two namespaces": {"watch": {"namespaces": ["models", "staging"]}},
+    "one namespace, nothing cluster-wide": {"watch": {"namespaces": ["models"]}, "crds": {"enabled": False}},
+    "own account and roles": {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "robot"}},
+    "definition goes with the release": {"crds": {"keep": False}},
+    "everything": {
+        "imageRegistry": "mirror.internal",
+        "image": {"digest": DIGEST, "pullPolicy": "Always"},
+        "serverImage": {"registry": "gpu.internal", "tag": "1.2.3"},
+        "imagePullSecrets": [{"name": "login"}],
+        "serviceAccount": {"annotations": {"example.com/role": "operator"}},
+        "log": {"level": "debug", "format": "json"},
+        "resources": {"limits": {"cpu": 1, "memory": "1Gi", "ephemeral-storage": "1Gi"}},
+        "podAnnotations": {"example.com/a": "b"},
+        "podLabels": {"team": "ml"},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "control", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "system-cluster-critical",
+        "nameOverride": "tg",
+        "fullnameOverride": "operator-of-textgen",
+    },
+}
+NAMESPACED = ("Deployment", "Role", "RoleBinding", "ServiceAccount")
+
+
+def minimum_version() -> str:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    found = re.fullmatch(r">=(\d+\.\d+)\.0-0", chart["kubeVersion"])
+    assert found
+    return found[1]
+
+
+def deployment(values: Manifest | None = None) -> Manifest:
+    (found,) = of_kind(render(values), "Deployment")
+    return found
+
+
+def container(values: Manifest | None = None) -> Manifest:
+    (found,) = deployment(values)["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def granted(manifests: list[Manifest]) -> set[tuple[str, str, str]]:
+    """All (group, resource, verb) of the operator's own roles among the manifests."""
+    bound = {binding["roleRef"]["name"] for binding in of_kind(manifests, "ClusterRoleBinding", "RoleBinding")}
+    return {
+        (group, resource, verb)
+        for role in of_kind(manifests, "ClusterRole", "Role")
+        if role["metadata"]["name"] in bound
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_lint_finds_nothing() -> None:
+    helm("lint", CHART, "--strict")
+
+
+@pytest.mark.parametrize("version", [minimum_version(), kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+def test_every_manifest_is_valid_from_the_oldest_to_the_newest_kubernetes(values: Manifest, version: str) -> None:
+    for manifest in render(values):
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_an_older_kubernetes_is_refused() -> None:
+    major, minor = minimum_version().split(".")
+    with pytest.raises(HelmFailed, match="kubeVersion"):
+        helm("template", "t", CHART, "--kube-version", f"{major}.{int(minor) - 1}.0")
+
+
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+def test_namespaced_objects_name_their_namespace(values: Manifest) -> None:
+    for manifest in render(values):
+        assert ("namespace" in manifest["metadata"]) == (manifest["kind"] in NAMESPACED), manifest["kind"]
+
+
+# --- the definition ---------------------------------------------------------------------------------------------------
+
+
+def test_the_definition_is_the_operators_own() -> None:
+    (crd,) = of_kind(render(), "CustomResourceDefinition")
+    assert crd["spec"] == custom_resource_definition()["spec"]
+
+
+def test_the_definition_outlives_the_release_unless_told_otherwise() -> None:
+    (kept,) = of_kind(render(), "CustomResourceDefinition")
+    (dropped,) = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert "helm.sh/resource-policy" not in dropped["metadata"].get("annotations", {})
+
+
+# --- permissions ------------------------------------------------------------------------------------------------------
+
+
+def test_the_role_is_what_the_code_asks_for() -> None:
+    (role,) = [role for role in of_kind(render(), "ClusterRole") if role["metadata"]["name"] == "textgen"]
+    assert role["rules"] == list(PERMISSIONS)
+
+
+def test_every_rendered_kind_may_be_watched_and_applied() -> None:
+    service = TextGenerationService.model_validate(yaml.safe_load((ROOT / "examples" / "maximal.yaml").read_text()))
+    allowed = granted(render())
+    for kind in map(kind_of, render_service(service, Defaults())):
+        for verb in ("get", "list", "watch", "create", "patch"):
+            assert (kind.group, kind.plural, verb) in allowed, (kind.plural, verb)
+
+
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+def test_nothing_is_granted_wholesale_and_no_secret_is_read(values: Manifest) -> None:
+    for group, resource, verb in granted(render(values)):
+        assert "*" not in (group, resource, verb)
+        assert resource not in ("secrets", "pods/exec", "pods/log")
+        assert not group.startswith("rbac.")
+
+
+def test_with_namespaces_the_operator_has_rights_in_these_alone() -> None:
+    manifests = render({"watch": {"namespaces": ["models", "staging"]}})
+    assert not of_kind(manifests, "ClusterRoleBinding")
+    for kind in ("Role", "RoleBinding"):
+        assert [role["metadata"]["namespace"] for role in of_kind(manifests, kind)] == ["models", "staging"]
+    assert granted(manifests) == granted(render())
+
+
+def test_without_the_definition_a_namespaced_release_installs_nothing_cluster_wide() -> None:
+    manifests = render(VALUE_SETS["one namespace, nothing cluster-wide"])
+    assert {manifest["kind"] for manifest in manifests} == set(NAMESPACED)
+
+
+def test_the_roles_are_bound_to_the_account_of_the_pod() -> None:
+    values = {"serviceAccount": {"create": False, "name": "robot"}}
+    (binding,) = of_kind(render(values), "ClusterRoleBinding")
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "robot", "namespace": "textgen-system"}]
+    assert deployment(values)["spec"]["template"]["spec"]["serviceAccountName"] == "robot"
+
+
+# --- the operator's pod -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+def test_the_operator_understands_its_arguments(values: Manifest) -> None:
+    _parser().parse_args(container(values)["args"])
+
+
+def test_the_operator_watches_the_namespaces_of_the_values() -> None:
+    args = _parser().parse_args(container({"watch": {"namespaces": ["models", "staging"]}})["args"])
+    assert args.namespace == ["models", "staging"]
+
+
+def test_never_two_operators_at_once() -> None:
+    spec = deployment()["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_a_mirror_is_one_value() -> None:
+    assert container()["image"].startswith("ghcr.io/")
+    found = container({"imageRegistry": "mirror.internal"})
+    assert found["image"].startswith("mirror.internal/")
+    assert server_image(found).startswith("mirror.internal/")
+
+
+def test_a_digest_wins_over_a_tag() -> None:
+    found = container({"image": {"tag": "1", "digest": DIGEST}, "serverImage": {"tag": "1", "digest": DIGEST}})
+    assert found["image"].endswith(f"textgen-operator@{DIGEST}")
+    assert server_image(found).endswith(f"textgen-server@{DIGEST}")
+
+
+def test_images_and_chart_have_the_projects_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (version, version)
+    assert container()["image"].endswith(f":{version}")
+
+
+def server_image(found: dict[str, Any]) -> str:
+    return str(_parser().parse_args(found["args"]).server_image)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("values", "namespace"), [({}, "default"), ({"watch": {"namespaces": ["models"]}}, "models")])
+def test_the_notes_hold_a_service_that_can_be_pasted(values: Manifest, namespace: str) -> None:
+    notes = helm("install", "textgen", CHART, "--dry-run=client", values=values)
+    found = re.search(r"kubectl apply -n (\S+) -f - <<EOF\n(.*?)EOF", notes, re.DOTALL)
+    assert found
+    assert found[1] == namespace
+    TextGenerationService.model_validate(yaml.safe_load(found[2]))
+
+
+def test_the_charts_example_is_a_valid_service() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (example,) = yaml.safe_load(chart["annotations"]["artifacthub.io/crdsExamples"])
+    TextGenerationService.model_validate(example)

@@ -1,0 +1,90 @@
+"""Every attention backend that can run here computes what the reference computes."""
+
+import pytest
+import torch
+from attention_cases import Case, PagedRun, named_cases, spec
+
+from textgen_server.attention.base import Attention
+from textgen_server.registry import ATTENTION_BACKENDS
+
+CUDA = torch.cuda.is_available()
+# Without a GPU, Triton kernels run in Triton's interpreter on the CPU (see tests/conftest.py).
+DEVICES = {"cpu": "cpu", "triton": "cuda" if CUDA else "cpu", "flash": "cuda"}
+
+# On a GPU, float32 products are three of TF32.
+TOLERANCE = {("cpu", torch.float32): 2e-5, ("cuda", torch.float32): 1e-4, ("cuda", torch.bfloat16): 2e-2}
+
+
+def load(name: str) -> tuple[type[Attention], torch.device]:
+    if DEVICES[name] == "cuda" and not CUDA:
+        pytest.skip(f"NO GPU: attention backend {name} is not tried here; tests/gpu does it on a CUDA device")
+    try:
+        return ATTENTION_BACKENDS[name].load(), torch.device(DEVICES[name])
+    except ImportError as error:
+        pytest.skip(f"attention backend {name} is not tried here: {error}")
+
+
+def fits(case: Case, backend: type[Attention]) -> bool:
+    return case.block_size % backend.block_size_multiple == 0
+
+
+@pytest.mark.parametrize("name", ATTENTION_BACKENDS)
+@pytest.mark.parametrize("case", named_cases(), ids=lambda case: case.name)
+def test_equals_the_reference(name: str, case: Case) -> None:
+    backend, device = load(name)
+    dtype = torch.float32 if torch.float32 in backend.dtypes else torch.bfloat16
+    if not fits(case, backend):
+        pytest.skip(f"{name} needs blocks of a multiple of {backend.block_size_multiple}")
+    run = PagedRun(case, device, dtype)
+    tolerance = TOLERANCE[device.type, dtype]
+    torch.testing.assert_close(run.attended_by(backend), run.expected(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ATTENTION_BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_as_exact_as_its_inputs(name: str, dtype: torch.dtype) -> None:
+    backend, device = load(name)
+    if name == "triton" and device.type == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16 as integers; tests/gpu tries it")
+    case = Case("halves", spec(), (1, 1, 20, 9), (40, 3, 0, 17), block_size=backend.preferred_block_size)
+    run = PagedRun(case, device, dtype)
+    torch.testing.assert_close(run.attended_by(backend), run.expected(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ATTENTION_BACKENDS)
+def test_keys_and_values_go_where_slots_say(name: str) -> None:
+    backend, device = load(name)
+    dtype = torch.float32 if torch.float32 in backend.dtypes else torch.bfloat16
+    case = Case("writes", spec(), (1, 1, 20, 9), (0, 3, 0, 17), block_size=backend.preferred_block_size)
+    run = PagedRun(case, device, dtype)
+    pools = run.pools(backend)
+    backend(run.spec_on_device()).forward(run.q, *run.keys_and_values(run.step), *pools, run.step)
+    for pool, expected in zip(pools, run.reference_pools(run.step), strict=True):
+        # The order inside a block is the backend's own; what is in each block is not.
+        torch.testing.assert_close(pool.flatten(1).sort().values, expected.flatten(1).sort().values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ATTENTION_BACKENDS)
+def test_inputs_may_be_slices_of_one_projection(name: str) -> None:
+    """q, k and v as a fused projection leaves them: rows of a wider tensor."""
+    backend, device = load(name)
+    dtype = torch.float32 if torch.float32 in backend.dtypes else torch.bfloat16
+    case = Case("strided", spec(), (1, 1, 6), (0, 0, 0), block_size=backend.preferred_block_size)
+    run = PagedRun(case, device, dtype)
+    fused = torch.cat([run.q, *run.keys_and_values(run.step)], dim=1)
+    q, k, v = fused.split([run.q.shape[1], case.spec.num_kv_heads, case.spec.num_kv_heads], dim=1)
+    attended = backend(run.spec_on_device()).forward(q, k, v, *run.pools(backend), run.step)
+    tolerance = TOLERANCE[device.type, dtype]
+    torch.testing.assert_close(attended, run.expected(), rtol=tolerance, atol=tolerance)
+
+
+def test_a_plan_is_made_once_per_step() -> None:
+    run = PagedRun(Case("plan", spec(), (1,), (3,)), torch.device("cpu"), torch.float32)
+    made: list[int] = []
+
+    def build(batch: object, size: int) -> int:
+        made.append(size)
+        return size
+
+    assert [run.step.plan(build, 1), run.step.plan(build, 1), run.step.plan(build, 2)] == [1, 1, 2]
+    assert made == [1, 2]

@@ -1,0 +1,58 @@
+"""The backend is the one asked for, or the first that can run; what cannot run is refused with what can."""
+
+import pytest
+import torch
+
+from textgen_server.attention.cpu import CpuAttention
+from textgen_server.attention.select import block_size_for, choose
+from textgen_server.errors import StartupError
+
+
+@pytest.mark.parametrize("name", [None, "cpu"])
+def test_cpu_is_the_choice_on_a_cpu(name: str | None) -> None:
+    assert choose(name, "cpu", torch.float32) is CpuAttention
+
+
+def test_triton_is_the_choice_on_a_gpu_without_flash_attn() -> None:
+    pytest.importorskip("triton")
+    if _installed("flash_attn"):
+        pytest.skip("flash-attn is installed here")
+    assert choose(None, "cuda", torch.bfloat16).__name__ == "TritonAttention"
+
+
+def test_a_backend_for_another_device_is_refused_with_alternatives() -> None:
+    with pytest.raises(StartupError, match=r"--attention-backend triton runs on cuda only, not on cpu; .* among cpu$"):
+        choose("triton", "cpu", torch.float32)
+
+
+def test_a_backend_without_its_library_is_refused_with_the_librarys_name() -> None:
+    if _installed("flash_attn"):
+        pytest.skip("flash-attn is installed here")
+    with pytest.raises(StartupError, match="flash needs flash_attn, which cannot be imported here"):
+        choose("flash", "cuda", torch.bfloat16)
+
+
+def test_a_dtype_that_nobody_computes_in_is_refused_with_every_reason() -> None:
+    with pytest.raises(StartupError, match=r"No attention backend runs on cpu in float64: .*cpu does not compute"):
+        choose(None, "cpu", torch.float64)
+
+
+def test_block_size_defaults_to_what_the_backend_prefers() -> None:
+    assert block_size_for(CpuAttention, None) == CpuAttention.preferred_block_size
+    assert block_size_for(CpuAttention, 48) == 48
+
+
+def test_a_block_size_that_does_not_fit_is_refused_with_one_that_does() -> None:
+    class Paged(CpuAttention):
+        block_size_multiple = 256
+
+    with pytest.raises(StartupError, match=r"--block-size 700 does not fit Paged.*multiple of 256; try 512"):
+        block_size_for(Paged, 700)
+
+
+def _installed(module: str) -> bool:
+    try:
+        __import__(module)
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,195 @@
+"""The scheduler and the block manager under random sequences of everything that can happen to them."""
+
+import hashlib
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.plan import StepPlan, StepResult
+from textgen_server.engine.request import Finish, Request
+from textgen_server.engine.scheduler import Limits, Output, Scheduler
+from textgen_server.errors import InvalidRequest
+
+
+def next_token(tokens: Iterable[int]) -> int:
+    """A stand-in for a model: the next token is a function of all tokens so far."""
+    return hashlib.sha256(bytes(t % 251 for t in tokens)).digest()[0]
+
+
+class PagedModel:
+    """Remembers what was written to each block, as a KV cache does, and answers from that memory alone."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.cells: dict[tuple[int, int], int] = {}
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        for item in plan.items:
+            for offset, token in enumerate(item.tokens, item.start):
+                self.cells[item.blocks[offset // self.block_size], offset % self.block_size] = token
+        tokens = [next_token(self._read(item)) for item in plan.items if item.sample]
+        return StepResult(tokens, [0.0] * len(tokens))
+
+    def _read(self, item) -> list[int]:
+        length = item.start + len(item.tokens)
+        return [self.cells[item.blocks[i // self.block_size], i % self.block_size] for i in range(length)]
+
+
+def make(num_blocks=64, block_size=4, batch=8, prefill=16, total=200, caching=True) -> Scheduler:
+    blocks = BlockManager(num_blocks, block_size, caching)
+    return Scheduler(blocks, Limits(batch, prefill, min(total, num_blocks * block_size)))
+
+
+def step(scheduler: Scheduler, model: PagedModel) -> list[Output]:
+    plan = scheduler.plan()
+    if plan is None:
+        assert not len(scheduler), "requests wait and nothing is planned"
+        return []
+    assert sum(len(i.tokens) for i in plan.items[plan.num_decodes :]) <= scheduler.limits.max_prefill_tokens
+    assert len(plan.items) <= scheduler.limits.max_batch_size
+    outputs = scheduler.commit(plan, model.execute(plan))
+    scheduler.blocks.check_integrity(list(scheduler))
+    return outputs
+
+
+def alone(prompt: list[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)  # few token values, so that prefixes are shared often
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    prompts=st.lists(st.tuples(PROMPTS, st.integers(1, 20), st.integers(0, 8)), min_size=1, max_size=12),
+    num_blocks=st.integers(15, 40),
+    block_size=st.sampled_from([1, 3, 4]),
+    prefill=st.integers(1, 30),
+    batch=st.integers(1, 6),
+    caching=st.booleans(),
+    aborts=st.sets(st.tuples(st.integers(0, 11), st.integers(0, 30)), max_size=4),
+)
+def test_every_request_ends_with_the_text_it_would_have_alone(
+    prompts, num_blocks, block_size, prefill, batch, caching, aborts
+):
+    scheduler = make(num_blocks * (4 if block_size == 1 else 1), block_size, batch, prefill, caching=caching)
+    model = PagedModel(block_size)
+    runnable = {
+        key: (prompt, count, when)
+        for key, (prompt, count, when) in enumerate(prompts)
+        if len(prompt) + count <= scheduler.limits.max_total_tokens
+    }
+    texts: dict[int, list[int]] = {key: [] for key in runnable}
+    aborted = set()
+    for turn in range(2000):
+        for key, (prompt, count, when) in runnable.items():
+            if when == turn:
+                scheduler.add(Request(key, list(prompt), count))
+        for key, when in aborts:
+            if when == turn and scheduler.abort(key):
+                aborted.add(key)
+                scheduler.blocks.check_integrity(list(scheduler))
+        for output in step(scheduler, model):
+            texts[output.request.key].append(output.token)
+        if turn > 8 and not len(scheduler):
+            break
+    else:
+        pytest.fail("some request never ended")
+    assert scheduler.blocks.num_held == 0
+    for key, (prompt, count, _) in runnable.items():
+        expected = alone(prompt, count)
+        assert texts[key] == (expected[: len(texts[key])] if key in aborted else expected)
+
+
+def test_the_oldest_request_is_never_preempted_or_passed_over():
+    scheduler, model = make(num_blocks=12, block_size=4, batch=8, prefill=8), PagedModel(4)
+    finished = []
+    for key in range(6):
+        scheduler.add(Request(key, [key] * 10, 20))
+    while len(scheduler):
+        oldest = min(request.key for request in scheduler)
+        before = next(r for r in scheduler if r.key == oldest)
+        progress = (len(before.tokens), before.num_computed)
+        outputs = step(scheduler, model)
+        finished += [o.request.key for o in outputs if o.finish]
+        assert oldest in finished or (len(before.tokens), before.num_computed) > progress
+    assert finished == sorted(finished)
+    assert scheduler.counters.preemptions > 0
+
+
+def test_a_long_prompt_does_not_stop_running_requests():
+    scheduler, model = make(num_blocks=100, block_size=4, prefill=8, total=400), PagedModel(4)
+    scheduler.add(Request("short", [1, 2], 30))
+    step(scheduler, model)
+    scheduler.add(Request("long", [3] * 100, 2))
+    for _ in range(12):
+        assert [o.request.key for o in step(scheduler, model)][:1] == ["short"]
+
+
+def test_an_equal_prefix_is_computed_once():
+    scheduler, model = make(prefill=100), PagedModel(4)
+    prompt = list(range(33))
+    scheduler.add(Request("a", [*prompt, 1], 2))
+    step(scheduler, model)
+    scheduler.add(Request("b", [*prompt, 2], 2))
+    plan = scheduler.plan()
+    assert [(i.start, len(i.tokens)) for i in plan.items] == [(34, 1), (32, 2)]
+    scheduler.commit(plan, model.execute(plan))
+    assert scheduler.counters.cached_tokens == 32
+
+
+def test_a_prompt_that_is_cached_whole_still_computes_its_last_token():
+    scheduler, model = make(prefill=100), PagedModel(4)
+    for key in "ab":
+        scheduler.add(Request(key, list(range(32)), 1))
+        outputs = step(scheduler, model)
+        assert [o.token for o in outputs] == alone(list(range(32)), 1)
+    assert scheduler.counters.cached_tokens == 28
+
+
+def test_requests_share_blocks_only_under_the_same_salt():
+    scheduler, model = make(prefill=100), PagedModel(4)
+    for salt in ("x", "y", "x"):
+        scheduler.add(Request(salt + str(scheduler.counters.prompt_tokens), [7] * 9, 1, cache_salt=salt))
+        step(scheduler, model)
+    assert scheduler.counters.cached_tokens == 8
+
+
+def test_an_abort_frees_the_blocks_at_once():
+    scheduler, model = make(), PagedModel(4)
+    scheduler.add(Request("a", [1] * 30, 10))
+    step(scheduler, model)
+    assert scheduler.blocks.num_held == 4
+    assert scheduler.abort("a")
+    assert scheduler.blocks.num_held == 0
+    assert not scheduler.abort("a")
+
+
+def test_a_stop_token_ends_the_request_and_counts_as_generated():
+    scheduler, model = make(), PagedModel(4)
+    expected = alone([5, 6], 3)
+    scheduler.add(Request("a", [5, 6], 10, stop_tokens=frozenset(expected[2:])))
+    outputs = [o for _ in range(3) for o in step(scheduler, model)]
+    assert [o.finish for o in outputs] == [Finish.UNFINISHED, Finish.UNFINISHED, Finish.END_OF_SEQUENCE]
+
+
+def test_a_request_that_could_never_fit_is_refused_with_the_limit():
+    scheduler = make(num_blocks=4, block_size=4)
+    with pytest.raises(InvalidRequest, match="limit is 16"):
+        scheduler.add(Request("a", [1] * 10, 7))
+
+
+def test_a_failed_step_ends_its_requests_and_spares_the_waiting():
+    scheduler, model = make(batch=1), PagedModel(4)
+    scheduler.add(Request("a", [1, 2, 3], 5))
+    scheduler.add(Request("b", [1, 2, 3], 5))
+    assert scheduler.plan() is not None
+    assert [r.key for r in scheduler.abandon()] == ["a"]
+    scheduler.blocks.check_integrity(list(scheduler))
+    assert [o.request.key for o in step(scheduler, model)] == ["b"]

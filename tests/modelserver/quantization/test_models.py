@@ -1,0 +1,139 @@
+"""Whole models of every family in every quantization method, on the CPU."""
+
+import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from harness import generate, logits, make_runner
+from quantization_cases import METHODS, distance, save_twins
+from shapes import LLAMA, SHAPES, Shape, save_checkpoint
+
+from textgen_server.errors import StartupError
+from textgen_server.parallel import Group
+from textgen_server.runner.load import load_model
+from textgen_server.runner.runner import Runner
+from textgen_server.settings import ServerOptions, parse
+from textgen_server.weights.loader import Loader
+
+CASES = {family: next(iter(shapes.values())) for family, shapes in SHAPES.items()} | {
+    "llama with biases": SHAPES["llama"]["multi-query, own head_dim, biases"]
+}
+TOKENS = torch.randint(3, 131, (41,), generator=torch.Generator().manual_seed(1)).tolist()
+# A linear layer's tolerances (quantization_cases.py) grow over three layers of attention and MLP.
+TOLERANCE = {"bitsandbytes": 0.04, "bitsandbytes-nf4": 0.02, "bitsandbytes-fp4": 0.02}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_logits_are_those_of_the_model_with_dequantized_weights(method, case, tmp_path):
+    original, dequantized = save_twins(method, CASES[case], tmp_path)
+    expected = logits(make_runner(dequantized, block_size=8), TOKENS)
+    runner = make_runner(original, block_size=8, quantize=method)
+    assert distance(logits(runner, TOKENS), expected) < TOLERANCE[method]
+    assert runner.loaded.quantize == method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prompt_gets_the_same_text_alone_and_in_a_batch(method, tmp_path):
+    runner = make_runner(save_checkpoint(CASES["llama"], tmp_path), block_size=8, quantize=method)
+    prompts = [TOKENS[:n] for n in (1, 9, 30)]
+    assert generate(runner, prompts, 12) == [generate(runner, [prompt], 12)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_at_most_one_layer_is_in_full_precision_at_a_time(method, tmp_path, monkeypatch):
+    save_checkpoint(SHAPES["llama"]["grouped-query"], tmp_path)
+    read = Loader.tensor
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def tensor(loader, parts):
+        nonlocal most
+        weight = read(loader, parts)
+        if weight.dim() == 2 and "model.layers" in parts[0].name:
+            alive.append(weakref.ref(weight))
+            most = max(most, sum(other() is not None for other in alive))
+        return weight
+
+    monkeypatch.setattr(Loader, "tensor", tensor)
+    options = ServerOptions(model_id=str(tmp_path), device="cpu", quantize=method)
+    loaded = load_model(options, tmp_path, torch.device("cpu"), Group())
+    assert len(alive) == 4 * loaded.config.num_layers
+    assert most == 1
+
+
+class Ranks:
+    """Groups of `size` threads that sum and gather in memory, in place of processes and gloo."""
+
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size)
+        self.tensors: list[torch.Tensor] = [torch.empty(0)] * size
+
+    def exchange(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
+        self.tensors[rank] = tensor.clone()
+        self.barrier.wait(30)
+        everyones = list(self.tensors)
+        self.barrier.wait(30)
+        return everyones
+
+
+@dataclass(frozen=True)
+class ThreadGroup(Group):
+    ranks: Ranks = field(default_factory=lambda: Ranks(1))
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.copy_(sum(self.ranks.exchange(self.rank, tensor)))
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self.ranks.exchange(self.rank, tensor), dim=-1)
+
+    def min(self, value: int) -> int:
+        return value
+
+
+# Shares of two ranks that consist of whole blocks of 64 weights, and shares that do not.
+WHOLE_BLOCKS = Shape(LLAMA, {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 256})
+PARTS_OF_BLOCKS = Shape(LLAMA)
+# What is cut differently is rounded differently, by as much as quantization itself changes; whole blocks are not.
+SHARED = [
+    ("bitsandbytes", WHOLE_BLOCKS, 0.1),
+    ("bitsandbytes", PARTS_OF_BLOCKS, 0.1),
+    ("bitsandbytes-nf4", WHOLE_BLOCKS, 0.02),
+    ("bitsandbytes-nf4", PARTS_OF_BLOCKS, 0.35),
+    ("bitsandbytes-fp4", WHOLE_BLOCKS, 0.02),
+    ("bitsandbytes-fp4", PARTS_OF_BLOCKS, 0.35),
+]
+
+
+@pytest.mark.parametrize(("method", "shape", "limit"), SHARED)
+def test_two_ranks_compute_what_one_computes(method, shape, limit, tmp_path):
+    folder = save_checkpoint(shape, tmp_path)
+    alone = logits(make_runner(folder, quantize=method), TOKENS)
+    options = ServerOptions(model_id=str(folder), device="cpu", cpu_kv_cache_gib=0.05, quantize=method)
+    ranks = Ranks(2)
+
+    def run(rank: int) -> torch.Tensor:
+        return logits(Runner(options, folder, torch.device("cpu"), ThreadGroup(rank, 2, ranks)), TOKENS)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(run, range(2))
+    assert torch.equal(first, second)
+    assert distance(first, alone) < limit
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_the_library_the_sentence_says_what_to_install(method, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.delitem(sys.modules, "textgen_server.quantization.bitsandbytes", raising=False)
+    folder = save_checkpoint(CASES["llama"], tmp_path)
+    with pytest.raises(StartupError, match=rf"--quantize {method} .*pip install 'textgen\[bitsandbytes\]'$"):
+        make_runner(folder, quantize=method)
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(StartupError, match=r"--quantize: unknown quantization method 'nf5'; available: .*bitsandbytes"):
+        parse(["--quantize", "nf5"])

@@ -1,0 +1,179 @@
+"""The engine over its real wire, a Unix socket and gRPC, with an executor that only counts."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.loop import EngineLoop
+from textgen_server.engine.plan import StepPlan, StepResult
+from textgen_server.engine.scheduler import Limits, Scheduler
+from textgen_server.errors import EngineUnavailable, GenerationError, InvalidRequest
+from textgen_server.rpc.client import EngineRequest, SamplingParams, Token
+from textgen_server.rpc.engine_pb2 import EngineInfo
+from textgen_server.rpc.remote import RemoteEngine
+from textgen_server.rpc.service import EngineService, serve
+
+
+@dataclass
+class CountingExecutor:
+    """The next token is the last plus one. What was asked for is kept; `fail` and `gate` spoil a step."""
+
+    plans: list[StepPlan] = field(default_factory=list)
+    fail: Exception | None = None
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self.gate.wait(20)
+        if self.fail is not None:
+            raise self.fail
+        self.plans.append(plan)
+        tokens = [item.tokens[-1] + 1 for item in plan.items if item.sample]
+        return StepResult(tokens, [-0.5] * len(tokens))
+
+
+@dataclass
+class Wire:
+    address: str
+    loop: EngineLoop
+    executor: CountingExecutor
+
+    async def client(self, stuck_after: float = 5.0) -> RemoteEngine:
+        engine = RemoteEngine(stuck_after)
+        await engine.connect(self.address)
+        return engine
+
+
+@pytest.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
+    executor = CountingExecutor()
+    executor.gate.set()
+    service = EngineService(EngineInfo(model_type="counting", max_total_tokens=1000))
+    loop = EngineLoop(Scheduler(BlockManager(64, 16), Limits(8, 64, 1000)), executor, service.publish)
+    service.attach(loop)
+    address = f"unix:{tmp_path}/engine"
+    server = await serve(service, address)
+    thread = threading.Thread(target=run, args=(loop,))
+    thread.start()
+    yield Wire(address, loop, executor)
+    executor.gate.set()
+    loop.stop()
+    await asyncio.to_thread(thread.join, 10)
+    await server.stop(None)
+
+
+def run(loop: EngineLoop) -> None:
+    with contextlib.suppress(RuntimeError):  # what a test breaks the executor with
+        loop.run()
+
+
+async def collect(engine: RemoteEngine, request: EngineRequest) -> list[Token]:
+    return [token async for token in engine.generate(request)]
+
+
+async def test_tokens_arrive_in_order_with_their_reason(wire: Wire):
+    engine = await wire.client()
+    assert engine.info.model_type == "counting"
+    tokens = await collect(engine, EngineRequest([7, 8], max_new_tokens=3))
+    assert [(t.id, t.finish) for t in tokens] == [(9, ""), (10, ""), (11, "length")]
+    assert tokens[0].queue_seconds >= 0
+    assert tokens[0].cached_tokens == 0
+    assert tokens[1].queue_seconds is None
+    tokens = await collect(engine, EngineRequest([7, 8], max_new_tokens=30, stop_tokens=(11,)))
+    assert (len(tokens), tokens[-1].finish) == (3, "eos_token")
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_every_sampling_parameter_reaches_the_executor(wire: Wire):
+    engine = await wire.client()
+    params = SamplingParams(False, 0.5, 7, 0.75, 0.25, 1.5, -1.0, 2**64 - 1)
+    await collect(engine, EngineRequest([1, 2], 1, params))
+    sample = wire.executor.plans[-1].items[0].sample
+    assert sample.params == params
+    assert sample.history == [1, 2]
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_two_clients_share_an_engine_without_mixing(wire: Wire):
+    engines = [await wire.client(), await wire.client()]
+    requests = [(engines[i % 2], EngineRequest([100 * i, 100 * i], 20)) for i in range(12)]
+    results = await asyncio.gather(*(collect(engine, request) for engine, request in requests))
+    for i, tokens in enumerate(results):
+        assert [t.id for t in tokens] == list(range(100 * i + 1, 100 * i + 21))
+    for engine in engines:
+        await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_leaving_early_aborts_and_so_does_losing_the_client(wire: Wire):
+    wire.executor.gate.clear()
+    engine = await wire.client()
+    tokens = engine.generate(EngineRequest([1], 900))
+    waiting = asyncio.create_task(anext(tokens))
+    await until(lambda: len(wire.loop.scheduler) == 1)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    wire.executor.gate.set()
+    await until(lambda: not len(wire.loop.scheduler))
+    assert len(wire.executor.plans) < 900
+    running = asyncio.create_task(collect(engine, EngineRequest([1], 900)))
+    await until(lambda: len(wire.loop.scheduler) == 1)
+    await engine.disconnect(EngineUnavailable("bye"))
+    with pytest.raises(EngineUnavailable, match="bye"):
+        await running
+    await until(lambda: wire.loop.scheduler.blocks.num_held == 0)
+
+
+async def test_a_request_beyond_the_limits_is_refused_and_others_go_on(wire: Wire):
+    engine = await wire.client()
+    with pytest.raises(InvalidRequest, match="limit is 1000"):
+        await collect(engine, EngineRequest([1] * 990, 11))
+    assert len(await collect(engine, EngineRequest([1], 2))) == 2
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_a_failed_step_fails_its_requests_only(wire: Wire):
+    engine = await wire.client()
+    wire.executor.fail = GenerationError("out of memory")
+    with pytest.raises(GenerationError, match="out of memory"):
+        await collect(engine, EngineRequest([1], 2))
+    wire.executor.fail = None
+    assert engine.healthy
+    assert len(await collect(engine, EngineRequest([1], 2))) == 2
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_a_broken_executor_ends_every_request_with_an_error(wire: Wire):
+    engine = await wire.client()
+    wire.executor.gate.clear()
+    requests = [asyncio.create_task(collect(engine, EngineRequest([i], 5))) for i in range(12)]
+    await until(lambda: wire.loop.seconds_in_step > 0)
+    wire.executor.fail = RuntimeError("the device is gone")
+    wire.executor.gate.set()
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    assert {type(result) for result in results} == {GenerationError}
+    await engine.disconnect(EngineUnavailable("the engine ended"))
+
+
+async def test_an_engine_stuck_in_a_step_is_given_up(wire: Wire):
+    engine = await wire.client(stuck_after=0.5)
+    wire.executor.gate.clear()
+    request = asyncio.create_task(collect(engine, EngineRequest([1], 5)))
+    reason = await asyncio.wait_for(engine.wait_until_lost(), 8)
+    assert "stuck" in str(reason)
+    assert not engine.healthy
+    with pytest.raises(EngineUnavailable, match="stuck"):
+        await request
+    with pytest.raises(EngineUnavailable):
+        await collect(engine, EngineRequest([1], 5))
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(8):
+        while not condition():  # noqa: ASYNC110 - the condition is another thread's
+            await asyncio.sleep(0.01)

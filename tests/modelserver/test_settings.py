@@ -1,0 +1,99 @@
+"""The server's options from the command line and the environment, and back to a command line."""
+
+import os
+
+import pytest
+
+from textgen_server.errors import StartupError
+from textgen_server.settings import EMBEDDED_MODEL, ServerOptions, env_of, parse
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in {env_of(field) for field in ServerOptions.model_fields} & os.environ.keys():
+        monkeypatch.delenv(name)
+
+
+def test_without_a_word_the_embedded_model_is_served() -> None:
+    assert parse([]).model_id == EMBEDDED_MODEL
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "80")
+    monkeypatch.setenv("MAX_TOTAL_TOKENS", "2048")
+    settings = parse(["--port", "8080"])
+    assert (settings.port, settings.max_total_tokens) == (8080, 2048)
+
+
+def test_tgi_s_own_line_is_understood() -> None:
+    line = "--model-id HuggingFaceH4/zephyr-7b-beta --quantize bitsandbytes --num-shard 1"
+    settings = parse(line.split())
+    assert (settings.model_id, settings.quantize, settings.num_shard) == (
+        "HuggingFaceH4/zephyr-7b-beta",
+        "bitsandbytes",
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--json-output", True),
+        ("--json-output --port 8080", True),
+        ("--port 8080 --json-output", True),
+        ("--json-output true", True),
+        ("--json-output false", False),
+        ("--port 8080", False),
+    ],
+)
+def test_a_switch_may_stand_alone(line: str, expected: bool) -> None:
+    assert parse(line.split()).json_output is expected
+
+
+def test_short_flags_are_tgi_s() -> None:
+    settings = parse(["-p", "8080", "-g", "5"])
+    assert (settings.port, settings.graceful_termination_timeout) == (8080, 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("--num-shard two", "--num-shard: "),
+        ("--port 70000", "--port: "),
+        ("--quantize abracadabra", "unknown quantization method 'abracadabra'; available: bitsandbytes"),
+        ("--attention-backend abracadabra", "unknown attention backend 'abracadabra'; available: cpu"),
+        ("--max-input-tokens 10 --max-total-tokens 10", r"max_input_tokens \(10\) must be less than max_total_tokens"),
+        ("--max-input-tokens 10 --max-input-length 10", "are the same option: give only max_input_tokens"),
+        ("--sharded true --num-shard 1", "sharded is true but num_shard is 1"),
+    ],
+)
+def test_wrong_options_are_a_sentence_that_names_them(line: str, sentence: str) -> None:
+    with pytest.raises(StartupError, match=sentence):
+        parse(line.split())
+
+
+def test_unknown_flags_end_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--no-such-flag", "1"])
+    assert ended.value.code == 2
+    assert "--no-such-flag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("hostname", "listens_on"), [("pod-0", "0.0.0.0"), ("127.0.0.1", "127.0.0.1"), ("::1", "::1")])
+def test_a_container_s_name_is_no_address_to_listen_on(
+    hostname: str, listens_on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOSTNAME", hostname)
+    assert parse([]).hostname == listens_on
+
+
+def test_options_become_a_command_line_that_means_the_same() -> None:
+    options = ServerOptions(model_id="org/name", num_shard=2, json_output=False, cuda_memory_fraction=0.5, port=3000)
+    args = options.to_args()
+    parsed = parse(args)
+    assert {name: getattr(parsed, name) for name in ServerOptions.model_fields} == options.model_dump()
+
+
+def test_what_was_said_is_in_the_command_line_even_where_it_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "80")
+    assert parse(ServerOptions(port=3000).to_args()).port == 3000

@@ -1,0 +1,174 @@
+"""The whole operator, kopf included, against an emulated API server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import kopf
+import pytest
+from kmock import KubernetesEmulator
+from kube_emulator import resource
+from operator_samples import custom_resource
+
+from textgen_operator import controller, informers
+from textgen_operator.client import Client, connection_info
+from textgen_operator.controller import Controller, Options, kopf_settings, serve
+from textgen_operator.handlers import STUCK_AFTER, seconds_behind
+from textgen_operator.kinds import PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.resource import API_VERSION
+from textgen_operator.workqueue import WorkQueue
+
+NAMESPACE = "models"
+NAMESPACES = Kind("v1", "Namespace", "namespaces")
+OBJECTS = ((STATEFUL_SETS, "chat"), (SERVICES, "chat"), (SERVICES, "chat-pods"))
+
+
+@pytest.fixture(autouse=True)
+def cluster(kmock: KubernetesEmulator, monkeypatch: pytest.MonkeyPatch) -> KubernetesEmulator:
+    """Knows the kinds; one service is there."""
+    monkeypatch.setattr(informers, "PAUSE", 0.05)
+    kmock.resources[resource(SERVICES_OF_OURS)] = {
+        "kind": SERVICES_OF_OURS.name,
+        "singular": "textgenerationservice",
+        "namespaced": True,
+        "verbs": ["list", "watch", "patch"],
+        "shortnames": [],
+        "categories": [],
+        "subresources": ["status"],
+    }
+    for kind in (STATEFUL_SETS, SERVICES, PODS, NAMESPACES):
+        kmock.resources[resource(kind)] = {"kind": kind.name, "namespaced": True, "verbs": ["list", "watch"]}
+    kmock.objects[resource(SERVICES_OF_OURS), NAMESPACE, "chat"] = stored_service("chat")
+    return kmock
+
+
+def stored_service(name: str) -> Manifest:
+    body = custom_resource(name)
+    return body | {"metadata": body["metadata"] | {"uid": f"uid-of-{name}", "generation": 1, "resourceVersion": "1"}}
+
+
+def exists(kmock: KubernetesEmulator, kind: Kind, name: str) -> bool:
+    try:
+        return not kmock.objects[resource(kind), NAMESPACE, name].deleted
+    except KeyError:
+        return False
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not check():  # noqa: ASYNC110 - what is awaited happens behind HTTP
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[None]:
+    """The operator, ended in order afterwards."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(serve(Options(namespaces=(NAMESPACE,)), stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(10):
+            await task
+
+
+async def test_a_service_stands_costs_no_further_write_and_is_kept_so(
+    client: Client, cluster: KubernetesEmulator
+) -> None:
+    async with serving():
+        await until(lambda: all(exists(cluster, *found) for found in OBJECTS))
+        await until(lambda: "status" in cluster.objects[resource(SERVICES_OF_OURS), NAMESPACE, "chat"])
+        await asyncio.sleep(0.5)
+        before = [request for request in cluster if request.method.value != "GET"]
+        await asyncio.sleep(0.5)
+        assert [request for request in cluster if request.method.value != "GET"] == before
+        assert {request.headers["User-Agent"] for request in before} == {"textgen-operator"}
+
+        await send("POST", SERVICES_OF_OURS.path(NAMESPACE), stored_service("embed"))
+        await until(lambda: exists(cluster, STATEFUL_SETS, "embed"))
+        await send("DELETE", SERVICES.path(NAMESPACE, "chat"))
+        await until(lambda: exists(cluster, SERVICES, "chat"))
+
+
+async def send(method: str, path: str, body: Manifest | None = None) -> None:
+    """As another user of the API server."""
+    async with (
+        aiohttp.ClientSession(connection_info().server) as session,
+        session.request(method, path, json=body) as reply,
+    ):
+        assert reply.ok
+
+
+async def test_without_the_definition_it_waits_and_says_so(
+    client: Client, kmock: KubernetesEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    kmock["get", f"/apis/{API_VERSION}"] << 404
+    waiting = asyncio.create_task(serve(Options(namespaces=(NAMESPACE,))))
+    await until(lambda: "does not know textgenerationservices yet: apply crds/" in caplog.text)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+
+
+async def test_without_an_api_server_it_waits_and_says_so(
+    client: Client, kmock: KubernetesEmulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = kopf.ConnectionInfo(server="http://127.0.0.1:1")
+    monkeypatch.setattr("textgen_operator.client.connection_info", lambda: nowhere)
+    waiting = asyncio.create_task(serve(Options(namespaces=(NAMESPACE,))))
+    await until(lambda: "The API server does not answer" in caplog.text)
+    waiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await waiting
+
+
+async def test_the_resync_looks_at_every_service(
+    client: Client, cluster: KubernetesEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "RESYNC", 0.05)
+    running = Controller(client, Options(namespaces=(NAMESPACE,)))
+    task = asyncio.create_task(running.run())
+    try:
+        # Nobody has told of the service: kopf does not run, and it owns nothing yet.
+        await until(lambda: exists(cluster, STATEFUL_SETS, "chat"))
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_fault_with_one_service_is_logged_and_the_next_is_served(
+    client: Client, cluster: KubernetesEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Controller(client, Options(namespaces=(NAMESPACE,)))
+    cluster["get", SERVICES_OF_OURS.path(NAMESPACE, "broken")] << {"metadata": {}}
+    cluster["get", SERVICES_OF_OURS.path(NAMESPACE, "refused")] << 500
+    for name in ("broken", "refused", "chat"):
+        running.queue.add((NAMESPACE, name))
+    task = asyncio.create_task(running.run())
+    try:
+        await until(lambda: exists(cluster, STATEFUL_SETS, "chat"))
+        await until(lambda: "models/broken: unexpected error; trying again" in caplog.text)
+        await until(lambda: "models/refused: HTTP 500; trying again" in caplog.text)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_being_stuck_is_not_being_alive() -> None:
+    now = 0.0
+    queue: WorkQueue[str] = WorkQueue(lambda: now)
+    queue.add("a")
+    assert await seconds_behind(memo=kopf.Memo(queue=queue)) == 0
+    now = STUCK_AFTER + 1
+    with pytest.raises(kopf.PermanentError, match="has waited for 301 s"):
+        await seconds_behind(memo=kopf.Memo(queue=queue))
+
+
+def test_kopf_writes_nothing_of_its_own() -> None:
+    settings = kopf_settings()
+    assert not settings.posting.enabled
+    assert settings.scanning.disabled
+    assert settings.peering.standalone
+    assert settings.persistence.finalizer.startswith("textgen.dev/")

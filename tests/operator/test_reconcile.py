@@ -1,0 +1,202 @@
+"""One look at one service, against an emulated API server."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from kmock import KubernetesEmulator
+from kube_emulator import resource
+from operator_samples import custom_resource
+
+from textgen_operator.client import ApiError, Client
+from textgen_operator.kinds import PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.reconcile import LOOK_AGAIN, Reconciler
+from textgen_operator.render import Defaults
+from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OBJECTS = [(SERVICES, "chat-pods"), (SERVICES, "chat"), (STATEFUL_SETS, "chat")]
+
+
+@pytest.fixture
+def reconciler(client: Client) -> Reconciler:
+    return Reconciler(client, Defaults(image="server:test"), clock=lambda: NOW)
+
+
+@pytest.fixture(autouse=True)
+def cluster(kmock: KubernetesEmulator) -> KubernetesEmulator:
+    """Knows the kinds, and holds one service."""
+    kmock.objects[resource(PODS), "models", "unrelated"] = {"metadata": {"name": "unrelated", "namespace": "models"}}
+    put(kmock, SERVICES_OF_OURS, custom_resource(), uid="uid-of-chat", generation=1)
+    return kmock
+
+
+def put(kmock: KubernetesEmulator, kind: Kind, manifest: Manifest, **meta: Any) -> None:
+    stored = manifest | {"metadata": manifest["metadata"] | meta}
+    kmock.objects[resource(kind), "models", stored["metadata"]["name"]] = stored
+
+
+def stored(kmock: KubernetesEmulator, kind: Kind, name: str = "chat") -> Manifest:
+    return dict(kmock.objects[resource(kind), "models", name])
+
+
+def condition(kmock: KubernetesEmulator, name: str) -> Manifest:
+    conditions = stored(kmock, SERVICES_OF_OURS)["status"]["conditions"]
+    return next(dict(found) for found in conditions if found["type"] == name)
+
+
+def writes(kmock: KubernetesEmulator) -> list[str]:
+    return [f"{request.method.value} {request.url.path}" for request in kmock if request.method.value != "GET"]
+
+
+async def test_a_new_service_gets_its_objects_and_a_status(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
+    assert await reconciler.reconcile("models", "chat") is None
+    for kind, name in OBJECTS:
+        (owner,) = stored(cluster, kind, name)["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == ("uid-of-chat", True)
+    assert condition(cluster, "Accepted")["status"] == "True"
+    assert condition(cluster, "Ready")["status"] == "False"
+    assert len(writes(cluster)) == len(OBJECTS) + 1
+
+
+async def test_a_second_look_writes_nothing(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
+    await reconciler.reconcile("models", "chat")
+    before = writes(cluster)
+    assert await reconciler.reconcile("models", "chat") is None
+    assert writes(cluster) == before
+
+
+@pytest.mark.parametrize(("kind", "name"), OBJECTS)
+async def test_only_what_is_missing_is_made_again(
+    reconciler: Reconciler, cluster: KubernetesEmulator, kind: Kind, name: str
+) -> None:
+    await reconciler.reconcile("models", "chat")
+    before = len(writes(cluster))
+    cluster.objects[resource(kind), "models", name].delete()
+    await reconciler.reconcile("models", "chat")
+    assert writes(cluster)[before:] == [f"PATCH {kind.path('models', name)}"]
+
+
+async def test_a_value_changed_by_hand_is_put_back(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
+    await reconciler.reconcile("models", "chat")
+    cluster.objects[resource(STATEFUL_SETS), "models", "chat"].patch({"spec": {"replicas": 7}})
+    await reconciler.reconcile("models", "chat")
+    assert stored(cluster, STATEFUL_SETS)["spec"]["replicas"] == 1
+
+
+async def test_a_foreign_object_is_reported_and_nothing_is_written(
+    reconciler: Reconciler, cluster: KubernetesEmulator
+) -> None:
+    foreign = {"metadata": {"name": "chat", "namespace": "models", "uid": "x"}, "spec": {"ports": [{"port": 1}]}}
+    put(cluster, SERVICES, foreign)
+    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    for name in ("Accepted", "Ready"):
+        assert (condition(cluster, name)["status"], condition(cluster, name)["reason"]) == ("False", "NameConflict")
+    assert "Service chat exists" in condition(cluster, "Accepted")["message"]
+    assert stored(cluster, SERVICES) == foreign
+    assert writes(cluster) == [f"PATCH {SERVICES_OF_OURS.path('models', 'chat')}/status"]
+
+
+async def test_the_child_of_an_earlier_service_of_that_name_is_foreign(
+    reconciler: Reconciler, cluster: KubernetesEmulator
+) -> None:
+    await reconciler.reconcile("models", "chat")
+    put(cluster, SERVICES_OF_OURS, custom_resource(), uid="uid-of-the-next", generation=1)
+    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    assert condition(cluster, "Accepted")["reason"] == "NameConflict"
+
+
+async def test_what_lost_its_owner_is_taken_back(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
+    await reconciler.reconcile("models", "chat")
+    cluster.objects[resource(STATEFUL_SETS), "models", "chat"].patch({"metadata": {"ownerReferences": []}})
+    assert await reconciler.reconcile("models", "chat") is None
+    (owner,) = stored(cluster, STATEFUL_SETS)["metadata"]["ownerReferences"]
+    assert owner["uid"] == "uid-of-chat"
+
+
+async def test_an_object_that_merely_bears_our_label_is_foreign(
+    reconciler: Reconciler, cluster: KubernetesEmulator
+) -> None:
+    labelled = {"metadata": {"name": "chat", "namespace": "models", "uid": "x", "labels": {SERVICE_LABEL: "chat"}}}
+    put(cluster, STATEFUL_SETS, labelled)
+    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    assert stored(cluster, STATEFUL_SETS) == labelled
+
+
+async def test_an_invalid_spec_leaves_what_runs_as_it_is(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
+    await reconciler.reconcile("models", "chat")
+    before = stored(cluster, STATEFUL_SETS)
+    put(cluster, SERVICES_OF_OURS, custom_resource(fromTheFuture=1, replicas=4), uid="uid-of-chat", generation=2)
+    assert await reconciler.reconcile("models", "chat") is None
+    assert stored(cluster, STATEFUL_SETS) == before
+    accepted = condition(cluster, "Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidSpec")
+    assert accepted["message"] == "spec.fromTheFuture: there is no such field"
+
+
+async def test_what_the_api_server_refuses_is_in_the_status_and_tried_again(
+    reconciler: Reconciler, cluster: KubernetesEmulator
+) -> None:
+    refusal = {"kind": "Status", "reason": "Forbidden", "message": "exceeded quota: gpus"}
+    path = STATEFUL_SETS.path("models", "chat")
+    cluster.objects[resource(STATEFUL_SETS), "models", "other"] = {"metadata": {"name": "other"}}
+    cluster["patch", path] << 403 << refusal
+    with pytest.raises(ApiError, match="exceeded quota: gpus"):
+        await reconciler.reconcile("models", "chat")
+    ready = condition(cluster, "Ready")
+    assert (ready["reason"], ready["message"]) == ("ReconcileError", "exceeded quota: gpus")
+    assert condition(cluster, "Accepted")["status"] == "True"
+
+
+async def test_trouble_of_the_api_server_is_not_blamed_on_the_service(
+    reconciler: Reconciler, cluster: KubernetesEmulator
+) -> None:
+    cluster["patch", STATEFUL_SETS.path("models", "chat")] << 500
+    with pytest.raises(ApiError):
+        await reconciler.reconcile("models", "chat")
+    assert "status" not in stored(cluster, SERVICES_OF_OURS)
+
+
+async def test_a_change_that_cannot_be_made_in_place_makes_the_statefulset_anew(
+    reconciler: Reconciler, cluster: KubernetesEmulator
+) -> None:
+    await reconciler.reconcile("models", "chat")
+    uid = stored(cluster, STATEFUL_SETS)["metadata"]["uid"]
+    spec = custom_resource(cache={"type": "PerReplica"})
+    put(cluster, SERVICES_OF_OURS, spec, uid="uid-of-chat", generation=2)
+    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    (deletion,) = [request for request in cluster if request.method.value == "DELETE"]
+    assert deletion.data == {"propagationPolicy": "Orphan", "preconditions": {"uid": uid}}
+
+    assert await reconciler.reconcile("models", "chat") is None
+    (claim,) = stored(cluster, STATEFUL_SETS)["spec"]["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "cache"
+
+
+async def test_nothing_is_written_to_an_object_on_its_way_out(
+    reconciler: Reconciler, cluster: KubernetesEmulator
+) -> None:
+    await reconciler.reconcile("models", "chat")
+    leaving = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"minReadySeconds": 1}}
+    cluster.objects[resource(STATEFUL_SETS), "models", "chat"].patch(leaving)
+    before = writes(cluster)
+    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    assert writes(cluster) == before
+
+
+@pytest.mark.parametrize("meta", [{"deletionTimestamp": "2026-01-01T00:00:00Z"}, None])
+async def test_a_service_that_goes_or_is_gone_is_left_to_the_garbage_collector(
+    reconciler: Reconciler, cluster: KubernetesEmulator, meta: dict[str, str] | None
+) -> None:
+    if meta:
+        put(cluster, SERVICES_OF_OURS, custom_resource(), **meta)
+    else:
+        cluster.objects[resource(SERVICES_OF_OURS), "models", "chat"].delete()
+    assert await reconciler.reconcile("models", "chat") is None
+    assert writes(cluster) == []
+
+
+async def test_every_write_is_ours_by_name(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
+    await reconciler.reconcile("models", "chat")
+    managers = {request.params["fieldManager"] for request in cluster if request.method.value == "PATCH"}
+    assert managers == {FIELD_MANAGER}

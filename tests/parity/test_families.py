@@ -1,0 +1,63 @@
+"""Every family in the registry against transformers' own model, in float32 on the CPU: same logits, same greedy text.
+
+A family is proven on tiny random checkpoints that transformers makes, so no weights need to be downloaded. A family
+without shapes in tests/shapes.py fails `test_every_family_has_shapes`.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from harness import generate, logits, make_runner
+from shapes import SHAPES, Shape, make_model
+
+from textgen_server.registry import FAMILIES
+
+CASES = [pytest.param(shape, id=f"{family}: {name}") for family in SHAPES for name, shape in SHAPES[family].items()]
+
+
+def test_every_family_has_shapes():
+    assert set(SHAPES) == set(FAMILIES)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def twins(request, tmp_path_factory):
+    """(transformers' model, our runner) with the same random weights."""
+    return make_twins(request.param, tmp_path_factory.mktemp("model"))
+
+
+def make_twins(shape: Shape, folder: Path):
+    theirs = make_model(shape)
+    theirs.save_pretrained(folder)
+    return theirs, make_runner(folder, block_size=8)
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    return torch.randint(3, 131, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def their_text(model, tokens: list[int], count: int) -> list[int]:
+    out = model.generate(
+        torch.tensor([tokens]), max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
+    )
+    return out[0, len(tokens) :].tolist()
+
+
+def test_the_logits_are_the_same(twins):
+    theirs, runner = twins
+    tokens = prompt(41, 1)
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([tokens])).logits[0]
+    torch.testing.assert_close(logits(runner, tokens), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_greedy_text_is_the_same_batched_chunked_and_preempted(twins):
+    theirs, runner = twins
+    prompts = [prompt(n, n) for n in (1, 5, 30, 61, 17)]
+    expected = [their_text(theirs, p, 20) for p in prompts]
+    generate(runner, prompts[:1], 1)
+    assert [generate(runner, [p], 20)[0] for p in prompts] == expected
+    assert generate(runner, prompts, 20) == expected
+    assert generate(runner, prompts, 20, prefill=7) == expected
+    assert generate(runner, prompts, 20, num_blocks=12, prefill=16) == expected
+    assert generate.preemptions > 0

@@ -1,0 +1,47 @@
+"""The embedded default against transformers: SmolLM2's greedy text in float32, token for token."""
+
+import pytest
+import torch
+import transformers
+from harness import generate, make_runner
+from tokenizers import Tokenizer
+
+PROMPTS = [
+    "What is Deep Learning?",
+    "def fibonacci(n):\n",
+    "The capital of France is",
+    "Once upon a time, in a small village at the foot of a mountain, there lived a boy who",
+    "List the planets of the solar system in order of their distance from the sun, and say one thing about each. " * 2,
+]
+NEW_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def prompts(smollm2_folder) -> list[list[int]]:
+    tokenizer = Tokenizer.from_file(str(smollm2_folder / "tokenizer.json"))
+    return [tokenizer.encode(text).ids for text in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def expected(smollm2_folder, prompts) -> list[list[int]]:
+    model = transformers.AutoModelForCausalLM.from_pretrained(smollm2_folder, dtype=torch.float32).eval()
+    settings = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    with torch.inference_mode():
+        return [model.generate(torch.tensor([p]), **settings)[0, len(p) :].tolist() for p in prompts]
+
+
+@pytest.fixture(scope="module")
+def runner(smollm2_folder):
+    return make_runner(smollm2_folder, cpu_kv_cache_gib=0.2, block_size=8)
+
+
+def test_each_prompt_alone(runner, prompts, expected):
+    assert [generate(runner, [p], NEW_TOKENS)[0] for p in prompts] == expected
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"prefill": 16}, {"num_blocks": 13, "prefill": 32}, {"caching": False, "batch": 2}], ids=str
+)
+def test_together_chunked_preempted_or_uncached(runner, prompts, expected, how):
+    assert generate(runner, prompts, NEW_TOKENS, **how) == expected
+    assert ("num_blocks" not in how) or generate.preemptions > 0

@@ -1,0 +1,71 @@
+"""Two and three ranks over gloo write the same greedy text as one, for every family, also where nothing divides."""
+
+import secrets
+import tempfile
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from harness import generate, make_runner
+from shapes import SHAPES, save_checkpoint
+
+from textgen_server import parallel
+from textgen_server.runner.runner import Runner
+from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
+from textgen_server.settings import ServerOptions
+
+PROMPTS = [[5, 9, 17, 80, 3], [7] * 20, list(range(3, 60))]
+FIRST_SHAPES = {family: next(iter(shapes.values())) for family, shapes in SHAPES.items()}
+
+
+def run_rank(rank: int, size: int, folders: dict[str, Path], temp: Path, secret: bytes, results) -> None:
+    """One rank of `size`: serve every folder in turn; rank 0 puts the texts into `results`."""
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    group = parallel.join(rank, size, f"file://{temp}/rendezvous", device)
+    for name, folder in folders.items():
+        runner = Runner(ServerOptions(device="cpu", cpu_kv_cache_gib=0.05, block_size=8), folder, device, group)
+        pipe = temp / name
+        if rank:
+            obey(runner, pipe, secret)
+        else:
+            workers = accept_workers(pipe, secret, size - 1)
+            runner_and_workers = Sharded(runner, workers)
+            results.put((name, generate(runner_and_workers, PROMPTS, 16)))
+            for worker in workers:
+                worker.close()
+    parallel.leave(group)
+
+
+class Sharded:
+    """A runner whose steps all ranks take, in the shape that `generate` wants."""
+
+    def __init__(self, runner: Runner, workers) -> None:
+        self.execute = ShardedExecutor(runner, workers).execute
+        self.num_blocks, self.layout = runner.num_blocks, runner.layout
+        self.max_prefill_tokens = runner.max_prefill_tokens
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_together_write_what_one_writes_alone(size: int, tmp_path: Path):
+    # 6 query heads and 2 KV heads: whole KV heads per rank for 2 ranks, a shared one for 3; vocabulary 131 divides by
+    # neither, nor does the MLP's 80 by 3.
+    folders = {family: save_checkpoint(shape, tmp_path / family) for family, shape in FIRST_SHAPES.items()}
+    expected = {name: generate(make_runner(folder, block_size=8), PROMPTS, 16) for name, folder in folders.items()}
+    context = get_context("spawn")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as temp:
+        arguments = (size, folders, Path(temp), secrets.token_bytes(8), results)
+        ranks = [context.Process(target=run_rank, args=(rank, *arguments)) for rank in range(size)]
+        for rank in ranks:
+            rank.start()
+        try:
+            texts = dict(results.get(timeout=120) for _ in folders)
+            for rank in ranks:
+                rank.join(30)
+        finally:
+            for rank in ranks:
+                rank.kill()
+    assert texts == expected
+    assert [rank.exitcode for rank in ranks] == [0] * size

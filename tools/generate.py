@@ -1,0 +1,95 @@
+"""Write every generated file from its one source; with --check, only say which have drifted.
+
+Each generator returns {path: text}. Adding a generated file means adding a function and its name to GENERATORS.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from textgen_operator import crd, kinds, yamlfile
+from textgen_server.settings import ServerOptions, env_of, flag_of
+
+ROOT = Path(__file__).resolve().parent.parent
+RPC = Path("modelserver/textgen_server/rpc")
+CHART_FILES = Path("helm/textgen/files")
+
+Files = dict[Path, str]
+
+
+def rpc_stubs() -> Files:
+    """rpc/engine.proto -> engine_pb2.py, its type stub and engine_pb2_grpc.py."""
+    with tempfile.TemporaryDirectory() as out:
+        package = Path("textgen_server/rpc/engine.proto")
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'modelserver'}"]
+        command += [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}", str(package)]
+        subprocess.run(command, check=True)
+        names = ("engine_pb2.py", "engine_pb2.pyi", "engine_pb2_grpc.py")
+        return {RPC / name: (Path(out) / package.parent / name).read_text() for name in names}
+
+
+def flags_page() -> Files:
+    """settings.py -> docs/flags.md."""
+    rows = [
+        f"| `{flag_of(name)}` | `{env_of(name)}` | {_default(field)} | {' '.join((field.description or '').split())} |"
+        for name, field in ServerOptions.model_fields.items()
+    ]
+    head = [
+        "<!-- Generated from modelserver/textgen_server/settings.py by `make generate`. Do not edit. -->",
+        "# Flags of textgen-server",
+        "",
+        "Each may be given as a flag or as an environment variable; the flag wins.",
+        "",
+        "| flag | environment | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    return {Path("docs/flags.md"): "\n".join([*head, *rows]) + "\n"}
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is None:
+        return ""
+    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+
+
+def custom_resource() -> Files:
+    """resource.py -> crds/*.yaml, and the same in the chart."""
+    text = crd.file_text()
+    return {Path("crds") / crd.FILE_NAME: text, CHART_FILES / "crds" / crd.FILE_NAME: text}
+
+
+def permissions() -> Files:
+    """kinds.py -> the rules of the operator's role in the chart."""
+    head = "# Generated from operator/textgen_operator/kinds.py by `make generate`. Do not edit.\n"
+    return {CHART_FILES / "permissions.yaml": head + yamlfile.dump([{"rules": list(kinds.PERMISSIONS)}])}
+
+
+GENERATORS: list[Callable[[], Files]] = [rpc_stubs, flags_page, custom_resource, permissions]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+    check = parser.parse_args().check
+    stale = []
+    for generate in GENERATORS:
+        for path, text in generate().items():
+            target = ROOT / path
+            if target.exists() and target.read_text() == text:
+                continue
+            stale.append(path)
+            if not check:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text)
+    for path in stale:
+        print(f"{'drifted' if check else 'wrote'}: {path}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
