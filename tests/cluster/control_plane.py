@@ -95,7 +95,9 @@ class AuditLog:
     def since(self, mark: int) -> list[Request]:
         with self._path.open("rb") as file:
             file.seek(mark)
-            return [_request(json.loads(line)) for line in file.read().splitlines()]
+            # Behind the last line break is an entry that is still being written; it belongs to a later request.
+            *entries, _unfinished = file.read().split(b"\n")
+        return [_request(json.loads(entry)) for entry in entries]
 
     def writes_since(self, mark: int) -> list[Request]:
         return [request for request in self.since(mark) if request.is_write]
