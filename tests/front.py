@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from textgen_server.api.app import create_app
 from textgen_server.api.state import ServerContext
 from textgen_server.errors import EngineUnavailable, TextgenError
-from textgen_server.rpc.client import EngineInfo, EngineRequest, EngineStatus, Token
+from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Start, Token
 from textgen_server.settings import ServerOptions
 from textgen_server.text.prompt import PromptEncoder
 
@@ -97,12 +97,25 @@ class FakeEngine:
                 finish = "eos_token" if id in request.stop_tokens else ""
                 finish = "length" if index + 1 == request.max_new_tokens else finish
                 self.delivered += 1
-                yield Token(id, -0.5, finish, *((0.25, 0) if index == 0 else ()))
+                yield Token(id, -0.5, finish, self._top(request, id), self._start(request) if index == 0 else None)
                 if finish:
                     return
         finally:
             self.running -= 1
             self.aborted += not finish
+
+    def _top(self, request: EngineRequest, id: int) -> Alternatives:
+        """The token itself, and then ids from 10."""
+        return ((id, -0.5), *((10 + rank, -1.0 - rank) for rank in range(request.sampling.top_tokens - 1)))[
+            : request.sampling.top_tokens
+        ]
+
+    def _start(self, request: EngineRequest) -> Start:
+        if not request.prompt_logprobs:
+            return Start(queue_seconds=0.25)
+        logprobs = [-0.25 * place for place in range(1, len(request.prompt))]
+        tops = [self._top(request, id) for id in request.prompt[1:]] if request.sampling.top_tokens else []
+        return Start(queue_seconds=0.25, prompt_logprobs=logprobs, prompt_tops=tops)
 
     async def _before(self, index: int) -> None:
         if not self.healthy:

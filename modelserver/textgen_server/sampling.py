@@ -1,6 +1,23 @@
 """How tokens are chosen: the parameters that the API sets, the wire carries and the sampler obeys."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+GrammarKind = Literal["json_schema", "regex", "lark"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an output must look like.
+
+    Attributes:
+        kind: the language that `source` is written in: a JSON schema (as JSON text), a regular expression that the
+            whole output matches, or a context-free grammar in llguidance's dialect of Lark.
+        source: the grammar's text.
+    """
+
+    kind: GrammarKind
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +33,14 @@ class SamplingParams:
         repetition_penalty: divides positive and multiplies negative logits of tokens seen in prompt or output
             (CTRL, Keskar et al. 2019); 1 is off.
         frequency_penalty: subtracts this times a token's share of all tokens so far, as TGI does; 0 is off.
+        count_penalty: subtracts this for every time that a token is in the output: OpenAI's `frequency_penalty`.
+        presence_penalty: subtracts this once from each token that is in the output, as OpenAI does.
+        logit_bias: (token, what to add to its logit).
+        watermark: favour the green list (watermark.py).
         seed: of the draw. A request draws the same numbers whatever else is in its batch.
+        top_tokens: so many of the likeliest tokens are reported with each token.
+        raw_logprobs: report log-probabilities of the model's own logits (OpenAI) instead of those that the token was
+            chosen by (TGI).
     """
 
     greedy: bool = True
@@ -26,20 +50,33 @@ class SamplingParams:
     typical_p: float = 1.0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
+    count_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    watermark: bool = False
     seed: int = 0
+    top_tokens: int = 0
+    raw_logprobs: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """True where logits are used as they are: no penalty, temperature or filter."""
+        """True where logits are used as they are: no penalty, bias, watermark, temperature or filter."""
         return (
             self.temperature == 1.0
             and self.top_k == 0
             and self.top_p == 1.0
             and self.typical_p == 1.0
+            and not self.logit_bias
+            and not self.watermark
             and not self.needs_history
         )
 
     @property
     def needs_history(self) -> bool:
         """True where the tokens so far change the logits."""
-        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0
+        return (
+            self.repetition_penalty != 1.0
+            or self.frequency_penalty != 0.0
+            or self.count_penalty != 0.0
+            or self.presence_penalty != 0.0
+        )

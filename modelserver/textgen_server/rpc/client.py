@@ -1,41 +1,75 @@
 """The API process's side of the engine's wire. `Engine` is the seam: HTTP code and tests know only this protocol."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from textgen_server.rpc.engine_pb2 import EngineInfo, EngineStatus
-from textgen_server.sampling import SamplingParams
+from textgen_server.sampling import Grammar, SamplingParams
 
-__all__ = ["Engine", "EngineInfo", "EngineRequest", "EngineStatus", "SamplingParams", "Token"]
+__all__ = ["Alternatives", "Engine", "EngineInfo", "EngineRequest", "EngineStatus", "SamplingParams", "Start", "Token"]
+
+Alternatives = tuple[tuple[int, float], ...]
+"""The likeliest tokens of a place and their log-probabilities, likeliest first."""
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One prompt for the engine, in token ids."""
+    """One prompt for the engine, in token ids.
+
+    Attributes:
+        prompt_logprobs: report the log-probability of each token of the prompt, too.
+        grammar: what the output must look like, or None.
+        adapter: name of the adapter to use, "" for the model itself.
+        cache_salt: requests share KV blocks only with the same salt.
+        queue_timeout: seconds after which the request fails with Overloaded if no step has worked on it; None waits.
+    """
 
     prompt: list[int]
     max_new_tokens: int
     sampling: SamplingParams = SamplingParams()
     stop_tokens: tuple[int, ...] = ()
+    prompt_logprobs: bool = False
+    grammar: Grammar | None = None
+    adapter: str = ""
     cache_salt: str = ""
+    queue_timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+@dataclass(frozen=True)
+class Start:
+    """What is known of a request when its first token comes.
+
+    Attributes:
+        queue_seconds: from its arrival at the engine to the first step that worked on it.
+        cached_tokens: tokens of its prompt that were found in the prefix cache.
+        prompt_logprobs: with `EngineRequest.prompt_logprobs`, log-probability of each token of the prompt but the
+            first, else empty.
+        prompt_tops: for each of those, with `SamplingParams.top_tokens`, the likeliest tokens of its place.
+    """
+
+    queue_seconds: float = 0.0
+    cached_tokens: int = 0
+    prompt_logprobs: list[float] = field(default_factory=list)
+    prompt_tops: list[Alternatives] = field(default_factory=list)
+
+
+class Token(NamedTuple):
     """One generated token.
 
     Attributes:
-        logprob: natural logarithm of its probability after temperature and filters, as in TGI.
+        logprob: natural logarithm of its probability (see `SamplingParams.raw_logprobs`).
         finish: "", or why the request ends with this token: "length" or "eos_token".
-        queue_seconds, cached_tokens: only on a request's first token, else None.
+        top: the likeliest tokens of its place, as many as `SamplingParams.top_tokens` asks for, or a few more or fewer
+            (see runner/sampler.py).
+        start: only with a request's first token, else None.
     """
 
     id: int
     logprob: float
     finish: str = ""
-    queue_seconds: float | None = None
-    cached_tokens: int | None = None
+    top: Alternatives = ()
+    start: Start | None = None
 
 
 class Engine(Protocol):
@@ -57,6 +91,8 @@ class Engine(Protocol):
         Raises:
             EngineUnavailable: the engine is down, or went down or got stuck meanwhile.
             GenerationError: the engine failed on this request.
+            InvalidRequest: the engine refuses the request: its grammar cannot be used.
+            Overloaded: `queue_timeout` has passed.
         """
         ...
 

@@ -23,7 +23,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EngineInfo(_message.Message):
-    __slots__ = ("model_type", "model_sha", "dtype", "device", "num_shard", "block_size", "num_blocks", "max_input_tokens", "max_total_tokens", "max_batch_prefill_tokens", "vocab_size", "attention_backend", "quantize", "longest_step_seconds")
+    __slots__ = ("model_type", "model_sha", "dtype", "device", "num_shard", "block_size", "num_blocks", "max_input_tokens", "max_total_tokens", "max_batch_prefill_tokens", "vocab_size", "attention_backend", "quantize", "longest_step_seconds", "adapters")
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class EngineInfo(_message.Message):
     ATTENTION_BACKEND_FIELD_NUMBER: _ClassVar[int]
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     LONGEST_STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     model_type: str
     model_sha: str
     dtype: str
@@ -52,7 +53,8 @@ class EngineInfo(_message.Message):
     attention_backend: str
     quantize: str
     longest_step_seconds: float
-    def __init__(self, model_type: _Optional[str] = ..., model_sha: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., num_shard: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_input_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_batch_prefill_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., attention_backend: _Optional[str] = ..., quantize: _Optional[str] = ..., longest_step_seconds: _Optional[float] = ...) -> None: ...
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model_type: _Optional[str] = ..., model_sha: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., num_shard: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_input_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_batch_prefill_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., attention_backend: _Optional[str] = ..., quantize: _Optional[str] = ..., longest_step_seconds: _Optional[float] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
@@ -89,20 +91,36 @@ class ClientMessage(_message.Message):
     def __init__(self, submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("request", "prompt", "sampling", "max_new_tokens", "stop_tokens", "cache_salt")
+    __slots__ = ("request", "prompt", "sampling", "max_new_tokens", "stop_tokens", "cache_salt", "prompt_logprobs", "grammar", "adapter", "queue_timeout")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     request: int
     prompt: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
     max_new_tokens: int
     stop_tokens: _containers.RepeatedScalarFieldContainer[int]
     cache_salt: str
-    def __init__(self, request: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    prompt_logprobs: bool
+    grammar: Grammar
+    adapter: str
+    queue_timeout: float
+    def __init__(self, request: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., prompt_logprobs: _Optional[bool] = ..., grammar: _Optional[_Union[Grammar, _Mapping]] = ..., adapter: _Optional[str] = ..., queue_timeout: _Optional[float] = ...) -> None: ...
+
+class Grammar(_message.Message):
+    __slots__ = ("kind", "source")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    source: str
+    def __init__(self, kind: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("request",)
@@ -111,7 +129,14 @@ class Abort(_message.Message):
     def __init__(self, request: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("greedy", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty", "seed")
+    __slots__ = ("greedy", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty", "seed", "count_penalty", "presence_penalty", "logit_bias", "watermark", "top_tokens", "raw_logprobs")
+    class LogitBiasEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: float
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[float] = ...) -> None: ...
     GREEDY_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +145,12 @@ class Sampling(_message.Message):
     REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
     FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    COUNT_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    TOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RAW_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     greedy: bool
     temperature: float
     top_k: int
@@ -128,33 +159,53 @@ class Sampling(_message.Message):
     repetition_penalty: float
     frequency_penalty: float
     seed: int
-    def __init__(self, greedy: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., typical_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    count_penalty: float
+    presence_penalty: float
+    logit_bias: _containers.ScalarMap[int, float]
+    watermark: bool
+    top_tokens: int
+    raw_logprobs: bool
+    def __init__(self, greedy: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., typical_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., count_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., watermark: _Optional[bool] = ..., top_tokens: _Optional[int] = ..., raw_logprobs: _Optional[bool] = ...) -> None: ...
 
 class StepMessage(_message.Message):
-    __slots__ = ("requests", "tokens", "logprobs", "finish", "starts", "failures")
+    __slots__ = ("requests", "tokens", "logprobs", "finish", "starts", "failures", "tops")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
     STARTS_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
+    TOPS_FIELD_NUMBER: _ClassVar[int]
     requests: _containers.RepeatedScalarFieldContainer[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     finish: _containers.RepeatedScalarFieldContainer[FinishReason]
     starts: _containers.RepeatedCompositeFieldContainer[Start]
     failures: _containers.RepeatedCompositeFieldContainer[Failure]
-    def __init__(self, requests: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Iterable[_Union[FinishReason, str]]] = ..., starts: _Optional[_Iterable[_Union[Start, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ...) -> None: ...
+    tops: _containers.RepeatedCompositeFieldContainer[Alternatives]
+    def __init__(self, requests: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish: _Optional[_Iterable[_Union[FinishReason, str]]] = ..., starts: _Optional[_Iterable[_Union[Start, _Mapping]]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., tops: _Optional[_Iterable[_Union[Alternatives, _Mapping]]] = ...) -> None: ...
+
+class Alternatives(_message.Message):
+    __slots__ = ("tokens", "logprobs")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("request", "queue_seconds", "cached_tokens")
+    __slots__ = ("request", "queue_seconds", "cached_tokens", "prompt_logprobs", "prompt_tops")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOPS_FIELD_NUMBER: _ClassVar[int]
     request: int
     queue_seconds: float
     cached_tokens: int
-    def __init__(self, request: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
+    prompt_logprobs: _containers.RepeatedScalarFieldContainer[float]
+    prompt_tops: _containers.RepeatedCompositeFieldContainer[Alternatives]
+    def __init__(self, request: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., cached_tokens: _Optional[int] = ..., prompt_logprobs: _Optional[_Iterable[float]] = ..., prompt_tops: _Optional[_Iterable[_Union[Alternatives, _Mapping]]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("request", "error_type", "message")

@@ -16,8 +16,14 @@ import grpc
 from textgen_server.errors import EngineUnavailable, TextgenError, from_error_type
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
-from textgen_server.rpc.client import EngineRequest, Token
-from textgen_server.rpc.wire import CHANNEL_OPTIONS, FINISH_NAMES, sampling_to_wire
+from textgen_server.rpc.client import Alternatives, EngineRequest, Start, Token
+from textgen_server.rpc.wire import (
+    CHANNEL_OPTIONS,
+    FINISH_NAMES,
+    alternatives_from_wire,
+    grammar_to_wire,
+    sampling_to_wire,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -170,17 +176,15 @@ class _Connection:
         self.lose(EngineUnavailable("the engine stopped while it worked on this request"))
 
     def _deliver(self, message: pb.StepMessage) -> None:
-        starts = {start.request: start for start in message.starts}
+        starts = {start.request: _start(start) for start in message.starts}
+        none: Alternatives = ()
+        tops = map(alternatives_from_wire, message.tops) if message.tops else itertools.repeat(none)
         columns = (message.requests, message.tokens, message.logprobs, message.finish)
-        for number, token, logprob, finish in zip(*columns, strict=True):
+        for (number, token, logprob, finish), top in zip(zip(*columns, strict=True), tops, strict=False):
             inbox = self._inboxes.get(number)
             if inbox is None:
                 continue
-            start = starts.get(number)
-            if start is None:
-                inbox.put_nowait(Token(token, logprob, FINISH_NAMES[finish]))
-            else:
-                inbox.put_nowait(Token(token, logprob, FINISH_NAMES[finish], start.queue_seconds, start.cached_tokens))
+            inbox.put_nowait(Token(token, logprob, FINISH_NAMES[finish], top, starts.get(number)))
             if finish:
                 del self._inboxes[number]
         for failure in message.failures:
@@ -210,4 +214,13 @@ def _submit(number: int, request: EngineRequest) -> pb.Submit:
         max_new_tokens=request.max_new_tokens,
         stop_tokens=request.stop_tokens,
         cache_salt=request.cache_salt,
+        prompt_logprobs=request.prompt_logprobs,
+        grammar=grammar_to_wire(request.grammar),
+        adapter=request.adapter,
+        queue_timeout=request.queue_timeout,
     )
+
+
+def _start(message: pb.Start) -> Start:
+    tops = [alternatives_from_wire(top) for top in message.prompt_tops]
+    return Start(message.queue_seconds, message.cached_tokens, list(message.prompt_logprobs), tops)

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Protocol
 
 from textgen_server.errors import IncompleteGeneration, TextgenError
-from textgen_server.rpc.client import Engine, EngineRequest, Token
+from textgen_server.rpc.client import Alternatives, Engine, EngineRequest, Start, Token
 from textgen_server.settings import ServerOptions
 from textgen_server.text.admission import Admission
 from textgen_server.text.detokenizer import Detokenizer
@@ -35,6 +35,7 @@ class Piece:
         delta: what it adds to the generated text: no special tokens, and with `keep_stop_text` off neither stop
             strings nor, yet, text that may become one.
         finish: "", or on the last piece "length", "eos_token" or "stop_sequence".
+        top: ids and log-probabilities of the likeliest tokens of its place, where asked for.
     """
 
     id: int
@@ -43,6 +44,7 @@ class Piece:
     text: str
     delta: str
     finish: str
+    top: Alternatives = ()
 
 
 @dataclass(slots=True)
@@ -92,10 +94,13 @@ class Generation:
     """One prompt on its way to its text.
 
     Attributes:
+        request: what the client asked for.
         prompt: the prompt's tokens.
         engine_request: what the engine is asked for.
         generated_tokens: so far, the end-of-sequence token included.
         finish_reason: "" until the last piece; then as in `Piece.finish`.
+        start: what came with the first token, prompt log-probabilities among it.
+        mean_logprob: of the generated tokens, by which `best_of` chooses.
         times: see `Times`.
     """
 
@@ -109,10 +114,12 @@ class Generation:
         times: Times,
         observer: Observer,
     ) -> None:
+        self.request = request
         self.prompt = prompt
         self.engine_request = engine_request
         self.generated_tokens = 0
         self.finish_reason = ""
+        self.start = Start()
         self.times = times
         self._engine = engine
         self._special_ids = tokenizer.special_ids
@@ -121,6 +128,11 @@ class Generation:
         self._stop = StopMatcher(request.stop, keep=request.keep_stop_text)
         self._observer = observer
         self._deltas: list[str] = []
+        self._logprobs = 0.0
+
+    @property
+    def mean_logprob(self) -> float:
+        return self._logprobs / max(self.generated_tokens, 1)
 
     @property
     def text(self) -> str:
@@ -138,6 +150,7 @@ class Generation:
 
         Raises:
             EngineUnavailable, GenerationError: the engine failed.
+            InvalidRequest, Overloaded: the engine refuses the request, or has had no time for it.
             IncompleteGeneration: the engine ended the request without a last token.
         """
         async with aclosing(self._engine.generate(self.engine_request)) as tokens:
@@ -165,14 +178,16 @@ class Generation:
         text = delta if stopped else plain
         if special:
             text += self._tokenizer.bytes_of(token.id).decode(errors="replace")
-        return Piece(token.id, token.logprob, special, text, delta, finish)
+        return Piece(token.id, token.logprob, special, text, delta, finish, token.top)
 
     def _clock(self, token: Token) -> None:
         now, times = perf_counter(), self.times
         self.generated_tokens += 1
-        if self.generated_tokens == 1:
+        self._logprobs += token.logprob
+        if token.start is not None:
+            self.start = token.start
             times.first_token = now
-            times.queue_seconds = token.queue_seconds or 0.0
+            times.queue_seconds = token.start.queue_seconds
             self._observer.first_token(now - times.received)
         else:
             self._observer.next_token(now - times.last_token)
@@ -213,7 +228,8 @@ class TextGenerator:
             for request in requests:
                 request.check(limits)
             with self.admission.hold(len(requests)):
-                generations += [await self._prepare(request, limits, Times(received)) for request in requests]
+                for request in requests:
+                    generations.append(await self._prepare(request, limits, Times(received), generations))
                 yield generations
         except TextgenError as error:
             self._observer.failed(error.failure_label)
@@ -223,21 +239,39 @@ class TextGenerator:
                 self._observer.failed("dropped")
             raise
 
-    async def _prepare(self, request: GenerationRequest, limits: Limits, times: Times) -> Generation:
-        prompt = await self._encoder.encode(request.prompt, request.truncate)
+    async def _prepare(
+        self, request: GenerationRequest, limits: Limits, times: Times, siblings: list[Generation]
+    ) -> Generation:
+        prompt = await self._encode(request, siblings)
         tokenizer = self._encoder.tokenizer
         engine_request = EngineRequest(
             prompt=prompt.ids,
             max_new_tokens=request.new_tokens(len(prompt.ids), limits),
             sampling=request.sampling(limits.vocab_size),
             stop_tokens=() if request.ignore_eos else tuple(sorted(tokenizer.eos_ids)),
+            prompt_logprobs=request.prompt_logprobs,
+            grammar=request.grammar,
+            adapter=request.adapter,
         )
         times.validated = perf_counter()
         return Generation(request, prompt, engine_request, self._engine, tokenizer, times, self._observer)
 
+    async def _encode(self, request: GenerationRequest, siblings: list[Generation]) -> EncodedPrompt:
+        # Several samples of one request share its prompt.
+        if siblings and siblings[-1].request.prompt is request.prompt:
+            return siblings[-1].prompt
+        return await self._encoder.encode(request.prompt, request.truncate)
+
     def _limits(self) -> Limits:
-        info = self._engine.info
-        return Limits(self._settings.max_stop_sequences, info.max_input_tokens, info.max_total_tokens, info.vocab_size)
+        settings, info = self._settings, self._engine.info
+        return Limits(
+            max_best_of=settings.max_best_of,
+            max_stop_sequences=settings.max_stop_sequences,
+            max_top_n_tokens=settings.max_top_n_tokens,
+            max_input_tokens=info.max_input_tokens,
+            max_total_tokens=info.max_total_tokens,
+            vocab_size=info.vocab_size,
+        )
 
 
 async def interleave(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Piece], None]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -81,9 +81,9 @@ async def test_tokens_arrive_in_order_with_their_reason(wire: Wire):
     assert engine.info.model_type == "counting"
     tokens = await collect(engine, EngineRequest([7, 8], max_new_tokens=3))
     assert [(t.id, t.finish) for t in tokens] == [(9, ""), (10, ""), (11, "length")]
-    assert tokens[0].queue_seconds >= 0
-    assert tokens[0].cached_tokens == 0
-    assert tokens[1].queue_seconds is None
+    assert tokens[0].start.queue_seconds >= 0
+    assert tokens[0].start.cached_tokens == 0
+    assert tokens[1].start is None
     tokens = await collect(engine, EngineRequest([7, 8], max_new_tokens=30, stop_tokens=(11,)))
     assert (len(tokens), tokens[-1].finish) == (3, "eos_token")
     await engine.disconnect(EngineUnavailable("done"))
@@ -91,7 +91,23 @@ async def test_tokens_arrive_in_order_with_their_reason(wire: Wire):
 
 async def test_every_sampling_parameter_reaches_the_executor(wire: Wire):
     engine = await wire.client()
-    params = SamplingParams(False, 0.5, 7, 0.75, 0.25, 1.5, -1.0, 2**64 - 1)
+    params = SamplingParams(
+        greedy=False,
+        temperature=0.5,
+        top_k=7,
+        top_p=0.75,
+        typical_p=0.25,
+        repetition_penalty=1.5,
+        frequency_penalty=-1.0,
+        count_penalty=0.5,
+        presence_penalty=-0.5,
+        logit_bias=((3, -100.0), (5, 0.25)),
+        watermark=True,
+        seed=2**64 - 1,
+        top_tokens=3,
+        raw_logprobs=True,
+    )
+    assert not any(value == default for value, default in zip(astuple(params), astuple(SamplingParams()), strict=True))
     await collect(engine, EngineRequest([1, 2], 1, params))
     sample = wire.executor.plans[-1].items[0].sample
     assert sample.params == params

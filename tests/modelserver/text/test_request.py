@@ -7,7 +7,14 @@ import pytest
 from textgen_server.errors import InvalidRequest
 from textgen_server.text.request import GenerationRequest, Limits
 
-LIMITS = Limits(max_stop_sequences=4, max_input_tokens=2000, max_total_tokens=2048, vocab_size=100)
+LIMITS = Limits(
+    max_best_of=2,
+    max_stop_sequences=4,
+    max_top_n_tokens=5,
+    max_input_tokens=2000,
+    max_total_tokens=2048,
+    vocab_size=100,
+)
 
 
 def ask(**fields: Any) -> GenerationRequest:

@@ -8,7 +8,7 @@ from textgen_server.api.schemas.common import Body, Reply, refuse_unsupported
 from textgen_server.errors import InvalidRequest, ModelNotFound
 from textgen_server.settings import ServerOptions
 from textgen_server.text.prompt import Chat, Prompt
-from textgen_server.text.request import FieldNames, GenerationRequest
+from textgen_server.text.request import Dialect, GenerationRequest
 
 # What clients of TGI send for "the model that you have": its documentation, and huggingface_hub.
 _PLACEHOLDERS = ("tgi", "dummy")
@@ -121,7 +121,7 @@ class CommonRequest(Body):
         if self.model and self.model not in (*_PLACEHOLDERS, settings.model_name, settings.model_id):
             raise ModelNotFound(f"The model `{self.model}` does not exist; this server has `{settings.model_name}`")
 
-    def _generation(self, prompt: Prompt, max_tokens: int | None, names: FieldNames) -> GenerationRequest:
+    def _generation(self, prompt: Prompt, max_tokens: int | None, dialect: Dialect) -> GenerationRequest:
         greedy = self.temperature == 0
         return GenerationRequest(
             prompt=prompt,
@@ -135,7 +135,7 @@ class CommonRequest(Body):
             stop=tuple(self.stop or ()),
             keep_stop_text=False,
             ignore_eos=bool(self.ignore_eos),
-            names=names,
+            dialect=dialect,
         )
 
 
@@ -166,8 +166,8 @@ class CompletionRequest(CommonRequest):
         most = settings.max_client_batch_size
         if len(self.prompt) > most:
             raise InvalidRequest(f"`prompt` supports up to {most} prompts. Given: {len(self.prompt)}", "prompt")
-        names = FieldNames(inputs="prompt", max_new_tokens="max_tokens")
-        return [self._generation(prompt, self.max_tokens, names) for prompt in self.prompt]
+        dialect = Dialect(inputs="prompt", max_new_tokens="max_tokens")
+        return [self._generation(prompt, self.max_tokens, dialect) for prompt in self.prompt]
 
 
 class Message(Body):
@@ -215,7 +215,7 @@ class ChatCompletionRequest(CommonRequest):
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise InvalidRequest("`max_tokens` and `max_completion_tokens` are the same: give one of them", limit)
         chat = Chat([message.model_dump() for message in self.messages])
-        return self._generation(chat, getattr(self, limit), FieldNames(inputs="messages", max_new_tokens=limit))
+        return self._generation(chat, getattr(self, limit), Dialect(inputs="messages", max_new_tokens=limit))
 
 
 FinishReason = Literal["stop", "length"]
