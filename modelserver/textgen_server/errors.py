@@ -72,9 +72,15 @@ class TemplateError(RequestError):
 
 
 class ModelNotFound(RequestError):
+    """Nothing of that name is served. `field` held the name."""
+
     http_status = 404
     grpc_code = "NOT_FOUND"
     error_type = "model_not_found"
+
+    def __init__(self, message: str, field: str = "model") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class Overloaded(RequestError):

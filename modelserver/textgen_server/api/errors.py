@@ -129,10 +129,8 @@ def _ours(error: TextgenError) -> Problem:
             headers["Retry-After"] = str(error.retry_after)
         case ShuttingDown():
             headers["Connection"] = "close"
-        case InvalidRequest():
+        case InvalidRequest() | ModelNotFound():
             param = error.field
-        case ModelNotFound():
-            param = "model"
     return Problem(error.http_status, error.message, error.error_type, param, headers)
 
 

@@ -11,6 +11,7 @@ from textgen_server.errors import ShuttingDown
 from textgen_server.rpc.client import Engine
 from textgen_server.settings import ServerOptions
 from textgen_server.text.generation import TextGenerator
+from textgen_server.text.models import ModelCatalogue
 from textgen_server.text.prompt import PromptEncoder
 
 
@@ -28,6 +29,7 @@ class ServerContext:
 
     settings: ServerOptions
     engine: Engine
+    models: ModelCatalogue
     encoder: PromptEncoder
     generator: TextGenerator
     metrics: Metrics
@@ -38,7 +40,8 @@ class ServerContext:
         """A context whose engine is ready. `encoder` comes from `PromptEncoder.load`."""
         metrics = Metrics(engine.info.max_total_tokens)
         generator = TextGenerator(engine, encoder, settings, metrics)
-        return cls(settings, engine, encoder, generator, metrics, Lifecycle())
+        models = ModelCatalogue(settings, engine)
+        return cls(settings, engine, models, encoder, generator, metrics, Lifecycle())
 
     @property
     def in_flight(self) -> int:
