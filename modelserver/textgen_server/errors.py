@@ -5,8 +5,10 @@
     │   ├── InvalidRequest         a value is wrong                                  422 validation
     │   ├── TemplateError          the chat template failed or is missing            422 template_error
     │   ├── ModelNotFound          no such model or adapter is served                404 model_not_found
+    │   ├── Unauthorized           no key, or a wrong one                            401 invalid_api_key
     │   └── Overloaded             too many requests at once                         429 overloaded
     ├── GenerationError            the engine failed while it worked on the request  424 generation
+    ├── DeadlineExceeded           the request took longer than it may               504 timeout
     ├── IncompleteGeneration       the stream ended without a last message           500 incomplete_generation
     ├── EngineUnavailable          the engine is dead, stuck, or not yet there       503 healthcheck
     │   └── ShuttingDown           the server takes no new requests                  503 healthcheck
@@ -83,6 +85,14 @@ class ModelNotFound(RequestError):
         self.field = field
 
 
+class Unauthorized(RequestError):
+    """The route needs an API key, and the request has none that is valid."""
+
+    http_status = 401
+    grpc_code = "UNAUTHENTICATED"
+    error_type = "invalid_api_key"
+
+
 class Overloaded(RequestError):
     """Every slot is taken. `retry_after` is in seconds and becomes the header Retry-After."""
 
@@ -104,6 +114,13 @@ class GenerationError(TextgenError):
     @property
     def message(self) -> str:
         return f"Request failed during generation: {self}"
+
+
+class DeadlineExceeded(TextgenError):
+    http_status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+    error_type = "timeout"
+    failure_label = "timeout"
 
 
 class IncompleteGeneration(TextgenError):

@@ -16,16 +16,27 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from textgen_server.errors import InvalidRequest, ModelNotFound, Overloaded, RequestError, ShuttingDown, TextgenError
+from textgen_server.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    RequestError,
+    ShuttingDown,
+    TextgenError,
+    Unauthorized,
+)
 
 # error_type of failures that HTTP itself knows, where the error tree has no class.
 _HTTP_ERROR_TYPES = {
     400: "validation",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "payload_too_large",
     415: "unsupported_media_type",
     422: "validation",
+    431: "request_headers_too_large",
 }
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -129,6 +140,11 @@ def _ours(error: TextgenError) -> Problem:
             headers["Retry-After"] = str(error.retry_after)
         case ShuttingDown():
             headers["Connection"] = "close"
+        case Unauthorized():
+            headers["WWW-Authenticate"] = "Bearer"
+        case DeadlineExceeded():
+            # OpenAI's library repeats what fails with 500 and above; the same request would take as long again.
+            headers["x-should-retry"] = "false"
         case InvalidRequest() | ModelNotFound():
             param = error.field
     return Problem(error.http_status, error.message, error.error_type, param, headers)
