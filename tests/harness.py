@@ -1,5 +1,6 @@
 """The engine without its processes: scheduler, blocks and runner in this one, for tests that compare texts."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from textgen_server.engine.blocks import BlockManager
 from textgen_server.engine.plan import Item, Sample, StepPlan
 from textgen_server.engine.request import Request
-from textgen_server.engine.scheduler import Limits, Scheduler
+from textgen_server.engine.scheduler import Limits, Output, Scheduler
 from textgen_server.parallel import Group
 from textgen_server.runner.inputs import build
 from textgen_server.runner.runner import Runner
@@ -30,28 +31,51 @@ def logits(runner: Runner, tokens: list[int]) -> torch.Tensor:
         return model.logits(model.forward(inputs.tokens, inputs.positions, inputs.batch, runner.caches))
 
 
+@dataclass(frozen=True)
+class Run:
+    """What became of prompts that ran together: their requests, the outputs of each, and how many were set back."""
+
+    requests: list[Request]
+    outputs: list[list[Output]]
+    preemptions: int
+
+    @property
+    def texts(self) -> list[list[int]]:
+        return [[output.token for output in outputs] for outputs in self.outputs]
+
+
+def run(
+    runner: Runner,
+    requests: list[Request],
+    *,
+    num_blocks: int | None = None,
+    prefill: int | None = None,
+    batch: int = 64,
+    caching: bool = True,
+) -> Run:
+    """Run requests, whose keys are their indices, together until all have ended."""
+    blocks = BlockManager(num_blocks or runner.num_blocks, runner.layout.block_size, caching)
+    limits = Limits(batch, prefill or runner.max_prefill_tokens, blocks.num_blocks * blocks.block_size)
+    scheduler = Scheduler(blocks, limits)
+    for request in requests:
+        scheduler.add(request)
+    outputs: list[list[Output]] = [[] for _ in requests]
+    while (plan := scheduler.plan()) is not None:
+        for output in scheduler.commit(plan, runner.execute(plan)).outputs:
+            outputs[output.request.key].append(output)
+    blocks.check_integrity([])
+    return Run(requests, outputs, scheduler.counters.preemptions)
+
+
 def generate(
     runner: Runner,
     prompts: list[list[int]],
     max_new_tokens: int,
     *,
-    num_blocks: int | None = None,
-    prefill: int | None = None,
-    batch: int = 64,
     sampling: list[SamplingParams] | None = None,
-    caching: bool = True,
+    **how,
 ) -> list[list[int]]:
-    """Run the prompts together until all have their tokens; returns the generated ones."""
-    blocks = BlockManager(num_blocks or runner.num_blocks, runner.layout.block_size, caching)
-    limits = Limits(batch, prefill or runner.max_prefill_tokens, blocks.num_blocks * blocks.block_size)
-    scheduler = Scheduler(blocks, limits)
-    for key, prompt in enumerate(prompts):
-        params = sampling[key] if sampling else SamplingParams()
-        scheduler.add(Request(key, list(prompt), max_new_tokens, params))
-    texts: list[list[int]] = [[] for _ in prompts]
-    while (plan := scheduler.plan()) is not None:
-        for output in scheduler.commit(plan, runner.execute(plan)):
-            texts[output.request.key].append(output.token)
-    blocks.check_integrity([])
-    generate.preemptions = scheduler.counters.preemptions
-    return texts
+    """The generated tokens of prompts that run together."""
+    params = sampling or [SamplingParams()] * len(prompts)
+    requests = [Request(key, list(prompt), max_new_tokens, params[key]) for key, prompt in enumerate(prompts)]
+    return run(runner, requests, **how).texts

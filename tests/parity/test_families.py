@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import generate, logits, make_runner
+from harness import generate, logits, make_runner, run
 from shapes import SHAPES, Shape, make_model
 
+from textgen_server.engine.request import Request
 from textgen_server.registry import FAMILIES
+from textgen_server.sampling import SamplingParams
 
 CASES = [pytest.param(shape, id=f"{family}: {name}") for family in SHAPES for name, shape in SHAPES[family].items()]
 
@@ -59,5 +61,29 @@ def test_the_greedy_text_is_the_same_batched_chunked_and_preempted(twins):
     assert [generate(runner, [p], 20)[0] for p in prompts] == expected
     assert generate(runner, prompts, 20) == expected
     assert generate(runner, prompts, 20, prefill=7) == expected
-    assert generate(runner, prompts, 20, num_blocks=12, prefill=16) == expected
-    assert generate.preemptions > 0
+    requests = [Request(key, list(p), 20) for key, p in enumerate(prompts)]
+    squeezed = run(runner, requests, num_blocks=12, prefill=16)
+    assert squeezed.texts == expected
+    assert squeezed.preemptions > 0
+
+
+def test_the_log_probabilities_of_prompts_are_the_same_chunked_cached_and_preempted(twins):
+    theirs, runner = twins
+    prompts = [prompt(n, n) for n in (2, 30, 61, 17, 1)]
+    expected = [their_scores(theirs, p) for p in prompts]
+    for how in ({}, {"prefill": 7}, {"num_blocks": 12, "prefill": 16}):
+        requests = [
+            Request(key, list(p), 9, SamplingParams(top_tokens=2), wants_prompt_logprobs=True)
+            for key, p in enumerate([*prompts, prompts[1]])
+        ]
+        result = run(runner, requests, **how)
+        for request, scores in zip(requests, [*expected, expected[1]], strict=True):
+            torch.testing.assert_close(request.prompt_scores.logprobs, scores, rtol=1e-4, atol=1e-4)
+            assert [len(top) for top in request.prompt_scores.tops] == [2] * len(scores)
+    assert result.preemptions > 0
+
+
+def their_scores(model, tokens: list[int]) -> list[float]:
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    return [logprobs[place, token].item() for place, token in enumerate(tokens[1:])]

@@ -3,8 +3,10 @@
 import pytest
 import torch
 import transformers
-from harness import generate, make_runner
+from harness import generate, make_runner, run
 from tokenizers import Tokenizer
+
+from textgen_server.engine.request import Request
 
 PROMPTS = [
     "What is Deep Learning?",
@@ -43,5 +45,6 @@ def test_each_prompt_alone(runner, prompts, expected):
     "how", [{}, {"prefill": 16}, {"num_blocks": 13, "prefill": 32}, {"caching": False, "batch": 2}], ids=str
 )
 def test_together_chunked_preempted_or_uncached(runner, prompts, expected, how):
-    assert generate(runner, prompts, NEW_TOKENS, **how) == expected
-    assert ("num_blocks" not in how) or generate.preemptions > 0
+    result = run(runner, [Request(key, list(prompt), NEW_TOKENS) for key, prompt in enumerate(prompts)], **how)
+    assert result.texts == expected
+    assert ("num_blocks" not in how) or result.preemptions > 0

@@ -7,16 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import generate, make_runner
+from harness import make_runner, run
 from shapes import SHAPES, save_checkpoint
 
 from textgen_server import parallel
+from textgen_server.engine.request import Request
 from textgen_server.runner.runner import Runner
 from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
 from textgen_server.settings import ServerOptions
 
 PROMPTS = [[5, 9, 17, 80, 3], [7] * 20, list(range(3, 60))]
 FIRST_SHAPES = {family: next(iter(shapes.values())) for family, shapes in SHAPES.items()}
+
+
+def texts_and_scores(runner) -> tuple[list[list[int]], list[float]]:
+    requests = [Request(key, list(p), 16, wants_prompt_logprobs=key == 2) for key, p in enumerate(PROMPTS)]
+    result = run(runner, requests)
+    return result.texts, result.requests[2].prompt_scores.logprobs
 
 
 def run_rank(rank: int, size: int, folders: dict[str, Path], temp: Path, secret: bytes, results) -> None:
@@ -32,7 +39,7 @@ def run_rank(rank: int, size: int, folders: dict[str, Path], temp: Path, secret:
         else:
             workers = accept_workers(pipe, secret, size - 1)
             runner_and_workers = Sharded(runner, workers)
-            results.put((name, generate(runner_and_workers, PROMPTS, 16)))
+            results.put((name, texts_and_scores(runner_and_workers)))
             for worker in workers:
                 worker.close()
     parallel.leave(group)
@@ -52,7 +59,7 @@ def test_ranks_together_write_what_one_writes_alone(size: int, tmp_path: Path):
     # 6 query heads and 2 KV heads: whole KV heads per rank for 2 ranks, a shared one for 3; vocabulary 131 divides by
     # neither, nor does the MLP's 80 by 3.
     folders = {family: save_checkpoint(shape, tmp_path / family) for family, shape in FIRST_SHAPES.items()}
-    expected = {name: generate(make_runner(folder, block_size=8), PROMPTS, 16) for name, folder in folders.items()}
+    alone = {name: texts_and_scores(make_runner(folder, block_size=8)) for name, folder in folders.items()}
     context = get_context("spawn")
     results = context.Queue()
     with tempfile.TemporaryDirectory() as temp:
@@ -61,11 +68,13 @@ def test_ranks_together_write_what_one_writes_alone(size: int, tmp_path: Path):
         for rank in ranks:
             rank.start()
         try:
-            texts = dict(results.get(timeout=120) for _ in folders)
+            together = dict(results.get(timeout=120) for _ in folders)
             for rank in ranks:
                 rank.join(30)
         finally:
             for rank in ranks:
                 rank.kill()
-    assert texts == expected
+    for name, (texts, scores) in alone.items():
+        assert together[name][0] == texts
+        assert together[name][1] == pytest.approx(scores, abs=1e-4)
     assert [rank.exitcode for rank in ranks] == [0] * size

@@ -9,13 +9,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from textgen_server.engine.plan import StepPlan, StepResult
 from textgen_server.engine.request import Request
-from textgen_server.engine.scheduler import Output, Scheduler
-from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
+from textgen_server.engine.scheduler import Events, Failure, Scheduler
+from textgen_server.errors import GenerationError, InvalidRequest, Overloaded
 
 _log = logging.getLogger(__name__)
 
@@ -30,22 +29,6 @@ class Executor(Protocol):
             GenerationError: this step failed but the executor is sound: its requests end, others go on.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A request that ends with an error."""
-
-    key: Hashable
-    error: TextgenError
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What one turn of the loop has to tell."""
-
-    outputs: list[Output] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
 
 
 class EngineLoop:
@@ -87,6 +70,7 @@ class EngineLoop:
         """Serve until `stop`. Raises whatever breaks the executor; the requests it held are failed first."""
         while not self._stopping.is_set():
             self._take_in()
+            self._expire()
             plan = self.scheduler.plan()
             if plan is not None:
                 self._step(plan)
@@ -114,6 +98,12 @@ class EngineLoop:
     def _abort(self, key: Hashable) -> None:
         self.scheduler.abort(key)
 
+    def _expire(self) -> None:
+        expired = self.scheduler.expire()
+        if expired:
+            late = Overloaded("Model is overloaded: the request waited too long for its turn")
+            self._publish(Events(failures=[Failure(request.key, late) for request in expired]))
+
     def _step(self, plan: StepPlan) -> None:
         self._step_started = time.monotonic()
         try:
@@ -130,4 +120,4 @@ class EngineLoop:
         finally:
             self._step_started = None
             self.steps += 1
-        self._publish(Events(outputs=self.scheduler.commit(plan, result)))
+        self._publish(self.scheduler.commit(plan, result))

@@ -1,8 +1,32 @@
 """What one step computes. The scheduler writes plans, the runner carries them out, worker ranks receive them whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
 
 from textgen_server.sampling import SamplingParams
+
+Tops = tuple[tuple[int, float], ...]
+"""The likeliest tokens of a place and their log-probabilities, likeliest first."""
+
+
+class Constraint(Protocol):
+    """What a request's grammar lets follow what it has generated. Belongs to one request."""
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing may follow."""
+        ...
+
+    def fill_mask(self, mask: np.ndarray[Any, np.dtype[np.int32]]) -> None:
+        """Set the bits of the tokens that may come next: token t is bit t % 32 of word t // 32 of `mask`, which is
+        all zeros. Never raises: where the grammar has broken, `accept` will."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """`token` came. Raises GenerationError when the grammar cannot go on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,12 +35,17 @@ class Sample:
 
     Attributes:
         position: how many tokens the request has generated so far; with the seed it fixes the random draw.
-        history: prompt and generated tokens, where a penalty needs them, else None.
+        history: prompt and generated tokens, where a penalty needs them, else None; the last `position` of them are
+            the generated ones.
+        previous: the token before the one to choose.
+        constraint: what may be chosen, or None for everything.
     """
 
     params: SamplingParams
     position: int
     history: list[int] | None = None
+    previous: int = 0
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +57,16 @@ class Item:
         start: position of the first of them in the sequence.
         blocks: all blocks of the sequence, in order; they cover start + len(tokens) tokens.
         sample: how to choose the next token, or None for a chunk that is not the prompt's last.
+        targets: with prompt log-probabilities, the tokens that follow the first rows, one for each, else empty.
+        top_targets: so many of the likeliest tokens are reported for each target.
     """
 
     tokens: list[int]
     start: int
     blocks: list[int]
     sample: Sample | None
+    targets: list[int] = field(default_factory=list)
+    top_targets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +78,24 @@ class StepPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """Of one item's targets: their log-probabilities, and the likeliest tokens of their places if asked for."""
+
+    logprobs: list[float]
+    tops: list[Tops]
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
-    """For each item of the plan that samples, in order: the chosen token, and its log-probability."""
+    """What a step brought.
+
+    Attributes:
+        tokens, logprobs: for each item of the plan that samples, in order: the chosen token, and its log-probability.
+        tops: for each of those the likeliest tokens, or empty where none asks for them.
+        scores: for each item that has targets, in order.
+    """
 
     tokens: list[int]
     logprobs: list[float]
+    tops: list[Tops] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)

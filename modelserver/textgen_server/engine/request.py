@@ -8,6 +8,7 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from textgen_server.engine.plan import Constraint, Scores
 from textgen_server.sampling import SamplingParams
 
 
@@ -40,6 +41,11 @@ class Request:
     sampling: SamplingParams = SamplingParams()
     stop_tokens: frozenset[int] = frozenset()
     cache_salt: str = ""
+    """Requests share KV blocks only with the same salt."""
+    wants_prompt_logprobs: bool = False
+    constraint: Constraint | None = None
+    queue_timeout: float | None = None
+    """Seconds after its arrival when it is given up, if no step has worked on it."""
     arrival: float = field(default_factory=time.monotonic)
 
     prompt_length: int = field(init=False)
@@ -53,6 +59,8 @@ class Request:
     """From arrival to the first step that worked on it."""
     cached_tokens: int = field(default=0, init=False)
     """Prompt tokens that were found in the prefix cache at first admission."""
+    prompt_scores: Scores = field(default_factory=lambda: Scores([], []), init=False)
+    """Of the prompt's tokens but the first, as far as they have been scored."""
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.tokens)
@@ -65,10 +73,26 @@ class Request:
     def num_uncomputed(self) -> int:
         return len(self.tokens) - self.num_computed
 
+    @property
+    def needs_scores(self) -> bool:
+        """True while log-probabilities of the prompt are still to be computed."""
+        return self.wants_prompt_logprobs and len(self.prompt_scores.logprobs) < self.prompt_length - 1
+
+    def expired(self, now: float) -> bool:
+        """True when it has waited for its first step longer than it may."""
+        waiting = self.queue_timeout is not None and self.queue_seconds is None
+        return waiting and now - self.arrival > (self.queue_timeout or 0.0)
+
     def append(self, token: int) -> Finish:
-        """Add a generated token and say whether it is the last."""
+        """Add a generated token and say whether it is the last.
+
+        Raises:
+            GenerationError: the request's grammar cannot go on.
+        """
         self.tokens.append(token)
-        if token in self.stop_tokens:
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        if token in self.stop_tokens or (self.constraint is not None and self.constraint.finished):
             return Finish.END_OF_SEQUENCE
         if self.num_generated >= self.max_new_tokens:
             return Finish.LENGTH

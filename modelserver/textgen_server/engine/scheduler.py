@@ -8,15 +8,16 @@ Order is by arrival throughout: `running` holds older requests than `waiting`, t
 over, and only younger requests are preempted for older ones. So the oldest request always advances, and nobody starves.
 """
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from textgen_server.engine.blocks import BlockManager
-from textgen_server.engine.plan import Item, Sample, StepPlan, StepResult
+from textgen_server.engine.plan import Item, Sample, Scores, StepPlan, StepResult, Tops
 from textgen_server.engine.request import Finish, Request
-from textgen_server.errors import InvalidRequest
+from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,23 @@ class Output:
     token: int
     logprob: float
     finish: Finish
+    top: Tops = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that ends with an error."""
+
+    key: Hashable
+    error: TextgenError
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What became of requests."""
+
+    outputs: list[Output] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
 
 class Scheduler:
@@ -100,6 +118,14 @@ class Scheduler:
         self._remove(request)
         return True
 
+    def expire(self) -> list[Request]:
+        """Drop the requests that have waited for their first step longer than they may. Returns them."""
+        now = time.monotonic()
+        expired = [request for request in self.waiting if request.expired(now)]
+        for request in expired:
+            self._remove(request)
+        return expired
+
     def plan(self) -> StepPlan | None:
         """What to compute next, or None when there is nothing. Every plan is followed by one `commit` or `abandon`."""
         decodes = self._plan_decodes()
@@ -137,6 +163,8 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self.blocks.release(request)
+        if request.needs_scores:
+            request.prompt_scores = Scores([], [])
         self.waiting.appendleft(request)
         self.counters.preemptions += 1
 
@@ -168,7 +196,8 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self.limits.max_batch_size:
             return False
         request = self.waiting[0]
-        prefix = self.blocks.find_prefix(request)
+        # What is found in the cache is not computed, so it cannot be scored.
+        prefix = [] if request.needs_scores else self.blocks.find_prefix(request)
         # Prompts that are still being prefilled have a claim on blocks that they have not yet taken.
         claimed = sum(self.blocks.blocks_for(len(r.tokens)) - len(r.blocks) for r in self.running)
         if not self.blocks.can_start(request, prefix, claimed):
@@ -182,27 +211,37 @@ class Scheduler:
             self.counters.cached_tokens += request.num_computed
         return True
 
-    def commit(self, plan: StepPlan, result: StepResult) -> list[Output]:
+    def commit(self, plan: StepPlan, result: StepResult) -> Events:
         """Book the results of the last plan. Requests that were aborted meanwhile are passed over."""
-        outputs = []
-        sampled = iter(zip(result.tokens, result.logprobs, strict=True))
+        events = Events()
+        sampled = zip(result.tokens, result.logprobs, result.tops or itertools.repeat(()), strict=False)
+        scores = iter(result.scores)
         for request, item in zip(self._planned, plan.items, strict=True):
-            token, logprob = next(sampled) if item.sample else (-1, 0.0)
+            choice = next(sampled) if item.sample else None
+            score = next(scores) if item.targets else None
             if self._by_key.get(request.key) is not request:
                 continue
             request.num_computed += len(item.tokens)
             self.blocks.publish(request)
-            if item.sample:
-                outputs.append(self._append(request, token, logprob))
+            if score is not None:
+                request.prompt_scores.logprobs.extend(score.logprobs)
+                request.prompt_scores.tops.extend(score.tops)
+            if choice is not None:
+                self._append(request, *choice, events)
         self._planned = []
-        return outputs
+        return events
 
-    def _append(self, request: Request, token: int, logprob: float) -> Output:
-        finish = request.append(token)
+    def _append(self, request: Request, token: int, logprob: float, top: Tops, events: Events) -> None:
         self.counters.generated_tokens += 1
+        try:
+            finish = request.append(token)
+        except GenerationError as error:
+            self._remove(request)
+            events.failures.append(Failure(request.key, error))
+            return
         if finish:
             self._remove(request)
-        return Output(request, request.num_generated - 1, token, logprob, finish)
+        events.outputs.append(Output(request, request.num_generated - 1, token, logprob, finish, top))
 
     def abandon(self) -> list[Request]:
         """Drop the requests of the last plan, whose step failed. Returns them."""
@@ -224,8 +263,11 @@ class Scheduler:
 def _item(request: Request, length: int) -> Item:
     start = request.num_computed
     end = start + length
-    sample = None
+    sample, targets, top_targets = None, [], 0
     if end == len(request.tokens):
         history = list(request.tokens) if request.sampling.needs_history else None
-        sample = Sample(request.sampling, request.num_generated, history)
-    return Item(request.tokens[start:end], start, request.blocks, sample)
+        sample = Sample(request.sampling, request.num_generated, history, request.tokens[-1], request.constraint)
+    if request.needs_scores:
+        targets = request.tokens[start + 1 : min(end + 1, request.prompt_length)]
+        top_targets = request.sampling.top_tokens
+    return Item(request.tokens[start:end], start, request.blocks, sample, targets, top_targets)

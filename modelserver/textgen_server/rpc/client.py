@@ -60,8 +60,8 @@ class Token(NamedTuple):
     Attributes:
         logprob: natural logarithm of its probability (see `SamplingParams.raw_logprobs`).
         finish: "", or why the request ends with this token: "length" or "eos_token".
-        top: the likeliest tokens of its place, as many as `SamplingParams.top_tokens` asks for, or a few more or fewer
-            (see runner/sampler.py).
+        top: the likeliest tokens of its place, as many as `SamplingParams.top_tokens` asks for, or those that filters
+            and grammar leave.
         start: only with a request's first token, else None.
     """
 

@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import grpc
 
-from textgen_server.engine.loop import EngineLoop, Events
+from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.request import Request
+from textgen_server.engine.scheduler import Events
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
-from textgen_server.rpc.wire import CHANNEL_OPTIONS, sampling_from_wire
+from textgen_server.rpc.wire import CHANNEL_OPTIONS, alternatives_to_wire, sampling_from_wire
 
 _log = logging.getLogger(__name__)
 
@@ -100,13 +101,17 @@ def _request(key: Key, submit: pb.Submit) -> Request:
         max_new_tokens=submit.max_new_tokens,
         sampling=sampling_from_wire(submit.sampling),
         stop_tokens=frozenset(submit.stop_tokens),
-        cache_salt=submit.cache_salt,
+        # An adapter changes the keys and values of all tokens.
+        cache_salt=f"{submit.adapter}\0{submit.cache_salt}",
+        wants_prompt_logprobs=submit.prompt_logprobs,
+        queue_timeout=submit.queue_timeout if submit.HasField("queue_timeout") else None,
     )
 
 
 def _messages(events: Events) -> dict[int, pb.StepMessage]:
     """One message per client stream."""
     messages: dict[int, pb.StepMessage] = defaultdict(pb.StepMessage)
+    any_tops = any(output.top for output in events.outputs)
     for output in events.outputs:
         request = output.request
         stream, number = cast(Key, request.key)
@@ -116,13 +121,24 @@ def _messages(events: Events) -> dict[int, pb.StepMessage]:
         message.logprobs.append(output.logprob)
         message.finish.append(pb.FinishReason.Name(output.finish))
         if output.index == 0:
-            message.starts.add(
-                request=number, queue_seconds=request.queue_seconds or 0.0, cached_tokens=request.cached_tokens
-            )
+            message.starts.append(_start(number, request))
+        if any_tops:
+            message.tops.append(alternatives_to_wire(output.top))
     for failure in events.failures:
         stream, number = cast(Key, failure.key)
         messages[stream].failures.add(request=number, error_type=failure.error.error_type, message=str(failure.error))
     return messages
+
+
+def _start(number: int, request: Request) -> pb.Start:
+    scores = request.prompt_scores
+    return pb.Start(
+        request=number,
+        queue_seconds=request.queue_seconds or 0.0,
+        cached_tokens=request.cached_tokens,
+        prompt_logprobs=scores.logprobs,
+        prompt_tops=[alternatives_to_wire(top) for top in scores.tops],
+    )
 
 
 def _ended(message: pb.StepMessage) -> list[int]:

@@ -19,6 +19,7 @@ class StepInputs:
         batch: who attends to what.
         sample_rows: [N] int64, the rows of the flat batch after which a token is chosen, or None for all of them.
         samples: how, in the order of the rows.
+        targets: where the tokens that follow are scored.
     """
 
     tokens: Tensor
@@ -26,6 +27,22 @@ class StepInputs:
     batch: AttentionBatch
     sample_rows: Tensor | None
     samples: list[Sample]
+    targets: list["Targets"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Tokens of one item whose log-probabilities are asked for.
+
+    Attributes:
+        first_row: the row of the flat batch after which the first of them comes; the others follow.
+        tokens: [R] int64.
+        top: how many of the likeliest tokens of each place are wanted.
+    """
+
+    first_row: int
+    tokens: Tensor
+    top: int
 
 
 def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
@@ -61,6 +78,11 @@ def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
         batch=batch,
         sample_rows=None if every_row else on_device(starts[1:][sampled].astype(np.int64) - 1),
         samples=[item.sample for item in items if item.sample],
+        targets=[
+            Targets(int(first), on_device(np.array(item.targets, dtype=np.int64)), item.top_targets)
+            for first, item in zip(starts, items, strict=False)
+            if item.targets
+        ],
     )
 
 

@@ -2,19 +2,20 @@
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from textgen_server.attention.select import block_size_for
-from textgen_server.engine.plan import Item, Sample, StepPlan, StepResult
+from textgen_server.engine.plan import Item, Sample, Scores, StepPlan, StepResult
 from textgen_server.errors import GenerationError, OutOfMemory
 from textgen_server.parallel import Group
-from textgen_server.runner.inputs import StepInputs, build
+from textgen_server.runner.inputs import StepInputs, Targets, build
 from textgen_server.runner.kv_cache import CacheLayout
 from textgen_server.runner.load import device_name, load_model
-from textgen_server.runner.sampler import sample
+from textgen_server.runner.sampler import sample, score
 from textgen_server.sampling import SamplingParams
 from textgen_server.settings import ServerOptions
 
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 PREFILL_TOKENS_GPU = 4096
 PREFILL_TOKENS_CPU = 512
+SCORED_ROWS = 256
+"""Rows of prompt log-probabilities at a time: 256 rows of 128k logits are 131 MB."""
 
 
 class Runner:
@@ -106,20 +109,32 @@ class Runner:
         """
         try:
             with torch.inference_mode():
-                inputs = build(plan, self.layout.block_size, self.device)
-                logits = self._forward(inputs)
-                if self.group.rank or not inputs.samples:
-                    return StepResult([], [])
-                return StepResult(*sample(logits, inputs.samples))
+                return self._execute(build(plan, self.layout.block_size, self.device))
         except torch.OutOfMemoryError as error:
             if self.group.size > 1:
                 raise
             torch.cuda.empty_cache()
             raise GenerationError("the GPU ran out of memory; lower --max-batch-prefill-tokens") from error
 
-    def _forward(self, inputs: StepInputs) -> Tensor:
+    def _execute(self, inputs: StepInputs) -> StepResult:
         model = self.loaded.model
         hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, self.caches)
+        scores = [self._score(hidden, targets) for targets in inputs.targets]
         if inputs.sample_rows is not None:
             hidden = hidden[inputs.sample_rows]
-        return model.logits(hidden)
+        logits = model.logits(hidden)
+        if self.group.rank:
+            return StepResult([], [])
+        choice = sample(logits, inputs.samples) if inputs.samples else StepResult([], [])
+        return replace(choice, scores=scores)
+
+    def _score(self, hidden: Tensor, targets: Targets) -> Scores:
+        """Log-probabilities of `targets`, a slice of rows at a time, because logits are large."""
+        scores = Scores([], [])
+        for start in range(0, len(targets.tokens), SCORED_ROWS):
+            tokens = targets.tokens[start : start + SCORED_ROWS]
+            first = targets.first_row + start
+            part = score(self.loaded.model.logits(hidden[first : first + len(tokens)]), tokens, targets.top)
+            scores.logprobs.extend(part.logprobs)
+            scores.tops.extend(part.tops)
+        return scores

@@ -1,6 +1,7 @@
 """From logits to tokens. Rank 0 only.
 
-Order, as in TGI: repetition penalty, frequency penalty, temperature, top-k, top-p, typical-p, log-softmax, choice.
+Order, as in TGI: repetition penalty, frequency penalty (then OpenAI's penalties and bias), grammar, temperature, top-k,
+top-p, typical-p, log-softmax, choice.
 
 A draw needs one uniform number, a hash of the request's seed and of how many tokens it has generated, and takes the
 token at that point of the cumulative distribution. So a request draws the same numbers alone or in a batch, before or
@@ -9,42 +10,76 @@ after a preemption, on the CPU or on a GPU.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from textgen_server.engine.plan import Sample
+from textgen_server.engine.plan import Constraint, Sample, Scores, StepResult, Tops
 from textgen_server.sampling import SamplingParams
 
 NEVER = float("-inf")
 
 
-def sample(logits: Tensor, samples: Sequence[Sample]) -> tuple[list[int], list[float]]:
+def sample(logits: Tensor, samples: Sequence[Sample]) -> StepResult:
     """Choose one token per row of `logits` [N, vocab].
 
     Returns:
-        The tokens, and their natural log-probabilities after penalties, temperature and filters.
+        The tokens; their natural log-probabilities and, where asked for, those of the likeliest tokens, after
+        penalties, grammar, temperature and filters, or of the logits as they came (`raw_logprobs`).
     """
     logits = logits.float()
-    shaped = [row for row, s in enumerate(samples) if not s.params.is_plain]
-    if shaped:
-        logits = _shape(logits, shaped, samples)
-    chosen = logits.argmax(-1)
+    shaped = [row for row, s in enumerate(samples) if s.constraint is not None or not s.params.is_plain]
+    final = _shape(logits, shaped, samples) if shaped else logits
+    chosen = final.argmax(-1)
     drawn = [row for row, s in enumerate(samples) if not s.params.greedy]
     if drawn:
         chosen = chosen.clone()
-        chosen[drawn] = _draw(logits[drawn], [samples[row] for row in drawn])
-    logprobs = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
-    return chosen.tolist(), logprobs.tolist()
+        chosen[drawn] = _draw(final[drawn], [samples[row] for row in drawn])
+    raw = [row for row in shaped if samples[row].params.raw_logprobs]
+    if raw:
+        final = final.index_copy(0, torch.tensor(raw, device=logits.device), logits[raw])
+    logprobs = final.gather(-1, chosen[:, None])[:, 0] - final.logsumexp(-1)
+    return StepResult(chosen.tolist(), logprobs.tolist(), _tops(final, [s.params.top_tokens for s in samples]))
+
+
+def score(logits: Tensor, targets: Tensor, top: int) -> Scores:
+    """Log-probabilities of given tokens.
+
+    Args:
+        logits: [N, vocab].
+        targets: [N] int64, one token per row.
+        top: how many of the likeliest tokens of each row are wanted.
+    """
+    logits = logits.float()
+    logprobs = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    return Scores(logprobs.tolist(), _tops(logits, [top] * len(targets)))
+
+
+def _tops(logits: Tensor, counts: list[int]) -> list[Tops]:
+    """For each row so many of its likeliest tokens; those that cannot come are left out. Empty where nobody asks."""
+    most = min(max(counts, default=0), logits.shape[-1])
+    if not most:
+        return []
+    best = logits.topk(most, dim=-1)
+    logprobs = (best.values - logits.logsumexp(-1, keepdim=True)).tolist()
+    return [
+        tuple((token, logprob) for token, logprob in zip(tokens[:count], row[:count], strict=True) if logprob > NEVER)
+        for tokens, row, count in zip(best.indices.tolist(), logprobs, counts, strict=True)
+    ]
 
 
 def _shape(logits: Tensor, rows: list[int], samples: Sequence[Sample]) -> Tensor:
     """Apply what the parameters of `rows` ask for; the other rows stay as they are."""
     z = logits[rows]
-    params = [samples[row].params for row in rows]
-    for index, row in enumerate(rows):
-        history = samples[row].history
-        if history is not None:
-            z[index] = _penalize(z[index], params[index], history)
+    chosen = [samples[row] for row in rows]
+    params = [s.params for s in chosen]
+    for index, s in enumerate(chosen):
+        if s.history is not None:
+            z[index] = _penalize(z[index], s.params, s.history, s.position)
+        if s.params.logit_bias:
+            tokens, biases = zip(*s.params.logit_bias, strict=True)
+            z[index, list(tokens)] += torch.tensor(biases, device=z.device)
+    z = _constrain(z, [s.constraint for s in chosen])
     z /= _column([p.temperature for p in params], z)
     if any(p.top_k for p in params):
         z = _top_k(z, [p.top_k for p in params])
@@ -52,8 +87,6 @@ def _shape(logits: Tensor, rows: list[int], samples: Sequence[Sample]) -> Tensor
         z = _top_p(z, [p.top_p for p in params])
     if any(p.typical_p < 1 for p in params):
         z = _typical(z, [p.typical_p for p in params])
-    if len(rows) == len(samples):
-        return z
     return logits.index_copy(0, torch.tensor(rows, device=logits.device), z)
 
 
@@ -61,14 +94,35 @@ def _column(values: list[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
 
-def _penalize(z: Tensor, params: SamplingParams, history: list[int]) -> Tensor:
-    """Repetition (CTRL) and frequency penalty on one row [vocab], over prompt and output."""
+def _penalize(z: Tensor, params: SamplingParams, history: list[int], generated: int) -> Tensor:
+    """Penalties on one row [vocab]: repetition (CTRL) and TGI's frequency over prompt and output, OpenAI's over the
+    output, which is the last `generated` tokens of `history`."""
     tokens, counts = torch.tensor(history, device=z.device).unique(return_counts=True)
     seen = z[tokens]
     penalty = params.repetition_penalty
     seen = torch.where(seen < 0, seen * penalty, seen / penalty)
     seen -= params.frequency_penalty * counts / len(history)
-    return z.index_copy(0, tokens, seen)
+    z = z.index_copy(0, tokens, seen)
+    if generated and (params.count_penalty or params.presence_penalty):
+        tokens, counts = torch.tensor(history[-generated:], device=z.device).unique(return_counts=True)
+        z = z.index_copy(0, tokens, z[tokens] - params.count_penalty * counts - params.presence_penalty)
+    return z
+
+
+def _constrain(z: Tensor, constraints: list[Constraint | None]) -> Tensor:
+    """Rule out what grammars do not let follow; a row that would have nothing left stays as it is."""
+    rows = [(row, constraint) for row, constraint in enumerate(constraints) if constraint is not None]
+    if not rows:
+        return z
+    vocab = z.shape[-1]
+    words = np.zeros((len(rows), -(-vocab // 32)), dtype=np.int32)
+    for mask, (_, constraint) in zip(words, rows, strict=True):
+        constraint.fill_mask(mask)
+    bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[:, :vocab]
+    allowed = torch.from_numpy(bits).to(z.device).bool()
+    allowed |= ~allowed.any(-1, keepdim=True)
+    index = torch.tensor([row for row, _ in rows], device=z.device)
+    return z.index_copy(0, index, z[index].masked_fill(~allowed, NEVER))
 
 
 def _top_k(z: Tensor, ks: list[int]) -> Tensor:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textgen_server.engine.blocks import BlockManager
-from textgen_server.engine.plan import StepPlan, StepResult
+from textgen_server.engine.plan import Scores, StepPlan, StepResult
 from textgen_server.engine.request import Finish, Request
 from textgen_server.engine.scheduler import Limits, Output, Scheduler
-from textgen_server.errors import InvalidRequest
+from textgen_server.errors import GenerationError, InvalidRequest
 
 
 def next_token(tokens: Iterable[int]) -> int:
@@ -31,7 +31,8 @@ class PagedModel:
             for offset, token in enumerate(item.tokens, item.start):
                 self.cells[item.blocks[offset // self.block_size], offset % self.block_size] = token
         tokens = [next_token(self._read(item)) for item in plan.items if item.sample]
-        return StepResult(tokens, [0.0] * len(tokens))
+        scores = [Scores([float(token) for token in item.targets], []) for item in plan.items if item.targets]
+        return StepResult(tokens, [0.0] * len(tokens), scores=scores)
 
     def _read(self, item) -> list[int]:
         length = item.start + len(item.tokens)
@@ -50,7 +51,7 @@ def step(scheduler: Scheduler, model: PagedModel) -> list[Output]:
         return []
     assert sum(len(i.tokens) for i in plan.items[plan.num_decodes :]) <= scheduler.limits.max_prefill_tokens
     assert len(plan.items) <= scheduler.limits.max_batch_size
-    outputs = scheduler.commit(plan, model.execute(plan))
+    outputs = scheduler.commit(plan, model.execute(plan)).outputs
     scheduler.blocks.check_integrity(list(scheduler))
     return outputs
 
@@ -73,10 +74,11 @@ PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)  # few token valu
     prefill=st.integers(1, 30),
     batch=st.integers(1, 6),
     caching=st.booleans(),
+    scored=st.sets(st.integers(0, 11)),
     aborts=st.sets(st.tuples(st.integers(0, 11), st.integers(0, 30)), max_size=4),
 )
 def test_every_request_ends_with_the_text_it_would_have_alone(
-    prompts, num_blocks, block_size, prefill, batch, caching, aborts
+    prompts, num_blocks, block_size, prefill, batch, caching, scored, aborts
 ):
     scheduler = make(num_blocks * (4 if block_size == 1 else 1), block_size, batch, prefill, caching=caching)
     model = PagedModel(block_size)
@@ -90,13 +92,15 @@ def test_every_request_ends_with_the_text_it_would_have_alone(
     for turn in range(2000):
         for key, (prompt, count, when) in runnable.items():
             if when == turn:
-                scheduler.add(Request(key, list(prompt), count))
+                scheduler.add(Request(key, list(prompt), count, wants_prompt_logprobs=key in scored))
         for key, when in aborts:
             if when == turn and scheduler.abort(key):
                 aborted.add(key)
                 scheduler.blocks.check_integrity(list(scheduler))
         for output in step(scheduler, model):
-            texts[output.request.key].append(output.token)
+            request = output.request
+            texts[request.key].append(output.token)
+            assert request.prompt_scores.logprobs == (runnable[request.key][0][1:] if request.key in scored else [])
         if turn > 8 and not len(scheduler):
             break
     else:
@@ -193,3 +197,48 @@ def test_a_failed_step_ends_its_requests_and_spares_the_waiting():
     assert [r.key for r in scheduler.abandon()] == ["a"]
     scheduler.blocks.check_integrity(list(scheduler))
     assert [o.request.key for o in step(scheduler, model)] == ["b"]
+
+
+def test_a_request_that_waits_too_long_for_its_first_step_is_given_up():
+    scheduler, model = make(batch=1), PagedModel(4)
+    scheduler.add(Request("running", [1, 2], 30, queue_timeout=0.0))
+    step(scheduler, model)
+    scheduler.add(Request("late", [3], 5, queue_timeout=0.0))
+    scheduler.add(Request("patient", [4], 5, queue_timeout=60.0))
+    scheduler.add(Request("without limit", [5], 5))
+    assert [request.key for request in scheduler.expire()] == ["late"]
+    assert [request.key for request in scheduler] == ["running", "patient", "without limit"]
+
+
+class Countdown:
+    """A constraint that lets `left` tokens come and breaks on token 0."""
+
+    def __init__(self, left: int, broken_at: int = 0) -> None:
+        self.left, self.broken_at = left, broken_at
+
+    @property
+    def finished(self) -> bool:
+        return self.left == 0
+
+    def fill_mask(self, mask) -> None:
+        mask.fill(-1)
+
+    def accept(self, token: int) -> None:
+        self.left -= 1
+        if self.left == self.broken_at - 1:
+            raise GenerationError("broken")
+
+
+def test_a_grammar_that_is_complete_ends_its_request_and_one_that_breaks_fails_alone():
+    scheduler, model = make(), PagedModel(4)
+    scheduler.add(Request("complete", [1], 30, constraint=Countdown(3)))
+    scheduler.add(Request("breaks", [2], 30, constraint=Countdown(9, broken_at=8)))
+    scheduler.add(Request("free", [3], 5))
+    ended, failed = {}, []
+    while (plan := scheduler.plan()) is not None:
+        events = scheduler.commit(plan, model.execute(plan))
+        scheduler.blocks.check_integrity(list(scheduler))
+        ended |= {o.request.key: (o.index + 1, o.finish) for o in events.outputs if o.finish}
+        failed += [failure.key for failure in events.failures]
+    assert ended == {"complete": (3, Finish.END_OF_SEQUENCE), "free": (5, Finish.LENGTH)}
+    assert failed == ["breaks"]

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from textgen_server.engine.plan import Sample
-from textgen_server.runner.sampler import sample, uniform
+from textgen_server.runner.sampler import sample, score, uniform
 from textgen_server.sampling import SamplingParams
 
 LOGITS = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02]))
@@ -15,7 +16,7 @@ LOGITS = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02]))
 def draw(count: int, history: list[int] | None = None, logits: torch.Tensor = LOGITS, **params) -> torch.Tensor:
     """Shares of each token among `count` draws."""
     settings = SamplingParams(greedy=False, seed=7, **params)
-    tokens, _ = sample(logits.repeat(count, 1), [Sample(settings, i, history) for i in range(count)])
+    tokens = sample(logits.repeat(count, 1), [Sample(settings, i, history) for i in range(count)]).tokens
     return torch.bincount(torch.tensor(tokens), minlength=len(logits)) / count
 
 
@@ -23,16 +24,16 @@ def logprob_of(token: int, history: list[int] | None = None, **params) -> float:
     """The reported log-probability of `token`, made the likeliest by nothing but the parameters."""
     settings = SamplingParams(greedy=False, **params)
     for position in range(500):
-        tokens, logprobs = sample(LOGITS[None], [Sample(settings, position, history)])
-        if tokens == [token]:
-            return logprobs[0]
+        result = sample(LOGITS[None], [Sample(settings, position, history)])
+        if result.tokens == [token]:
+            return result.logprobs[0]
     raise LookupError(f"token {token} is never drawn")
 
 
 def test_greedy_takes_the_likeliest_and_reports_its_probability():
-    tokens, logprobs = sample(LOGITS[None], [Sample(SamplingParams(), 0)])
-    assert tokens == [0]
-    assert logprobs[0] == pytest.approx(math.log(0.4), abs=1e-6)
+    result = sample(LOGITS[None], [Sample(SamplingParams(), 0)])
+    assert result.tokens == [0]
+    assert result.logprobs[0] == pytest.approx(math.log(0.4), abs=1e-6)
 
 
 def test_draws_follow_the_probabilities():
@@ -91,9 +92,9 @@ def test_a_request_draws_the_same_alone_and_in_any_batch():
     samples = [Sample(s, 4) for s in settings]
     together = sample(logits, samples)
     for i in range(32):
-        tokens, logprobs = sample(logits[i : i + 1], samples[i : i + 1])
-        assert tokens == together[0][i : i + 1]
-        assert logprobs == pytest.approx(together[1][i : i + 1], abs=1e-5)
+        alone = sample(logits[i : i + 1], samples[i : i + 1])
+        assert alone.tokens == together.tokens[i : i + 1]
+        assert alone.logprobs == pytest.approx(together.logprobs[i : i + 1], abs=1e-5)
 
 
 def test_the_random_numbers_are_spread_evenly_over_seeds_and_positions():
@@ -104,6 +105,82 @@ def test_the_random_numbers_are_spread_evenly_over_seeds_and_positions():
 
 
 def test_half_precision_logits_are_sampled_in_single():
-    tokens, logprobs = sample(LOGITS[None].bfloat16(), [Sample(SamplingParams(), 0)])
-    assert tokens == [0]
-    assert logprobs[0] == pytest.approx(math.log(0.4), abs=1e-2)
+    result = sample(LOGITS[None].bfloat16(), [Sample(SamplingParams(), 0)])
+    assert result.tokens == [0]
+    assert result.logprobs[0] == pytest.approx(math.log(0.4), abs=1e-2)
+
+
+def one(params: SamplingParams, **sample_fields):
+    """The result of one greedy choice."""
+    return sample(LOGITS[None], [Sample(params, sample_fields.pop("position", 0), **sample_fields)])
+
+
+def test_openai_penalties_count_the_output_alone():
+    history = [0, 0, 0, 1, 1, 2]  # the prompt is [0, 0, 0]
+    params = SamplingParams(count_penalty=0.5, presence_penalty=0.25, top_tokens=5)
+    z = LOGITS - torch.tensor([0, 2 * 0.5 + 0.25, 0.5 + 0.25, 0, 0])
+    (top,) = one(params, position=3, history=history).tops
+    assert dict(top) == pytest.approx(dict(enumerate(z.log_softmax(-1).tolist())), abs=1e-5)
+
+
+def test_logit_bias_is_added_before_the_choice():
+    result = one(SamplingParams(logit_bias=((3, 100.0),)))
+    assert (result.tokens, result.logprobs) == ([3], pytest.approx([0.0], abs=1e-5))
+    assert 0 not in one(SamplingParams(logit_bias=((0, -100.0),))).tokens
+
+
+def test_top_tokens_are_the_likeliest_in_order_and_only_for_those_who_ask():
+    samples = [Sample(SamplingParams(top_tokens=count), 0) for count in (0, 2, 9)]
+    none, two, all_of_them = sample(LOGITS.repeat(3, 1), samples).tops
+    assert none == ()
+    assert two == ((0, pytest.approx(math.log(0.4), abs=1e-5)), (1, pytest.approx(math.log(0.3), abs=1e-5)))
+    assert [token for token, _ in all_of_them] == [0, 1, 2, 3, 4]
+    assert sample(LOGITS[None], samples[:1]).tops == []
+
+
+def test_tokens_that_filters_leave_out_are_no_alternatives():
+    (top,) = one(SamplingParams(top_k=2, top_tokens=5)).tops
+    assert [token for token, _ in top] == [0, 1]
+
+
+def test_raw_logprobs_do_not_know_of_temperature_penalties_and_filters():
+    params = {"temperature": 0.2, "top_k": 1, "logit_bias": ((2, 50.0),), "top_tokens": 2}
+    result = one(SamplingParams(**params, raw_logprobs=True))
+    assert result.tokens == [2]
+    assert result.logprobs[0] == pytest.approx(math.log(0.2), abs=1e-5)
+    assert [token for token, _ in result.tops[0]] == [0, 1]
+    assert one(SamplingParams(**params)).logprobs[0] == pytest.approx(0.0, abs=1e-5)
+
+
+class Only:
+    """A constraint that lets some tokens follow."""
+
+    finished = False
+
+    def __init__(self, *tokens: int) -> None:
+        self.tokens = tokens
+
+    def fill_mask(self, mask) -> None:
+        for token in self.tokens:
+            mask[token // 32] |= np.uint32(1 << token % 32).astype(np.int32)
+
+    def accept(self, token: int) -> None:
+        assert token in self.tokens
+
+
+def test_a_constraint_leaves_only_what_its_mask_has():
+    logits = torch.randn(3, 70, generator=torch.Generator().manual_seed(1))
+    allowed = [Only(31), Only(3, 64), None]
+    samples = [Sample(SamplingParams(greedy=False, seed=2), 0, constraint=constraint) for constraint in allowed]
+    result = sample(logits, samples)
+    assert result.tokens[0] == 31
+    assert result.logprobs[0] == pytest.approx(0.0, abs=1e-5)
+    assert result.tokens[1] in (3, 64)
+    assert result.tokens[2] == sample(logits[2:], samples[2:]).tokens[0]
+
+
+def test_given_tokens_are_scored_by_the_logits_as_they_are():
+    scores = score(torch.stack([LOGITS, LOGITS.flip(0)]), torch.tensor([1, 1]), top=1)
+    assert scores.logprobs == pytest.approx([math.log(0.3), math.log(0.08)], abs=1e-5)
+    assert [top[0][0] for top in scores.tops] == [0, 4]
+    assert score(LOGITS[None], torch.tensor([2]), top=0).tops == []
