@@ -3,6 +3,8 @@
 Rank 0 is the engine: scheduler, loop, gRPC service, and the first shard of the model. The other ranks hold their shards
 and obey. A rank reads its orders as one line of JSON from standard input, and leaves when that is closed, so that no
 rank outlives a launcher that was killed.
+
+torch is imported where there is a model: a mock engine starts without it.
 """
 
 import asyncio
@@ -12,21 +14,17 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 
-from textgen_server import parallel
 from textgen_server.engine.blocks import BlockManager
-from textgen_server.engine.loop import EngineLoop
+from textgen_server.engine.loop import EngineLoop, Executor
 from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.errors import StartupError, TextgenError
 from textgen_server.rpc.engine_pb2 import EngineInfo
 from textgen_server.rpc.service import EngineService, serve
-from textgen_server.runner.load import device_name, prepare_device
-from textgen_server.runner.runner import Runner
-from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
 from textgen_server.settings import ServerOptions
 from textgen_server.telemetry import configure_logging
 
@@ -77,7 +75,54 @@ def _leave_with_the_launcher() -> None:
     os._exit(0)
 
 
+@dataclass(frozen=True)
+class _Muscle:
+    """What carries out plans, and what there is to know of it.
+
+    Attributes:
+        max_prefill_tokens: most prompt tokens of one step.
+        max_positions: longest sequence that the model can take.
+        info: as clients get it, but for the limits.
+    """
+
+    executor: Executor
+    block_size: int
+    num_blocks: int
+    max_prefill_tokens: int
+    max_positions: int
+    info: EngineInfo
+
+
 def _run(orders: Orders) -> int:
+    if orders.options.mock_engine:
+        return asyncio.run(_serve(orders, _mock(orders)))
+    return _run_model(orders)
+
+
+def _mock(orders: Orders) -> _Muscle:
+    from textgen_server.mock_engine import MockExecutor
+
+    mock = MockExecutor(orders.options, orders.folder)
+    info = EngineInfo(
+        model_type=mock.model_type,
+        dtype="mock",
+        device="mock",
+        vocab_size=mock.vocab_size,
+        attention_backend="mock",
+        longest_step_seconds=mock.longest_step_seconds,
+    )
+    return _Muscle(mock, mock.block_size, mock.num_blocks, mock.max_prefill_tokens, mock.max_positions, info)
+
+
+def _run_model(orders: Orders) -> int:
+    import torch
+
+    from textgen_server import parallel
+    from textgen_server.runner.load import device_name, prepare_device
+    from textgen_server.runner.runner import Runner
+    from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
+
+    torch.set_grad_enabled(False)
     device = prepare_device(orders.options, orders.rank, orders.size)
     group = parallel.join(orders.rank, orders.size, orders.rendezvous, device)
     try:
@@ -85,17 +130,35 @@ def _run(orders: Orders) -> int:
         if orders.rank:
             obey(runner, orders.pipe, orders.secret)
             return 0
-        return asyncio.run(_serve(orders, runner))
+        workers = accept_workers(orders.pipe, orders.secret, orders.size - 1) if orders.size > 1 else []
+        loaded = runner.loaded
+        info = EngineInfo(
+            model_type=loaded.config.model_type,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            device=device_name(loaded.device),
+            vocab_size=loaded.config.vocab_size,
+            attention_backend=loaded.attention.__name__,
+            quantize=loaded.quantize,
+            longest_step_seconds=runner.warmup_seconds,
+        )
+        muscle = _Muscle(
+            ShardedExecutor(runner, workers),
+            runner.layout.block_size,
+            runner.num_blocks,
+            runner.max_prefill_tokens,
+            loaded.config.max_positions,
+            info,
+        )
+        return asyncio.run(_serve(orders, muscle))
     finally:
         parallel.leave(group)
 
 
-async def _serve(orders: Orders, runner: Runner) -> int:
-    workers = accept_workers(orders.pipe, orders.secret, orders.size - 1) if orders.size > 1 else []
-    limits = _limits(orders.options, runner)
-    blocks = BlockManager(runner.num_blocks, runner.layout.block_size, orders.options.prefix_caching)
-    service = EngineService(_describe(orders, runner, limits))
-    loop = EngineLoop(Scheduler(blocks, limits), ShardedExecutor(runner, workers), service.publish)
+async def _serve(orders: Orders, muscle: _Muscle) -> int:
+    limits = _limits(orders.options, muscle)
+    blocks = BlockManager(muscle.num_blocks, muscle.block_size, orders.options.prefix_caching)
+    service = EngineService(_describe(orders, muscle, limits))
+    loop = EngineLoop(Scheduler(blocks, limits), muscle.executor, service.publish)
     service.attach(loop)
     server = await serve(service, f"unix:{orders.socket}")
     gc.collect()
@@ -112,9 +175,9 @@ async def _serve(orders: Orders, runner: Runner) -> int:
     return 0
 
 
-def _limits(options: ServerOptions, runner: Runner) -> Limits:
+def _limits(options: ServerOptions, muscle: _Muscle) -> Limits:
     """The user's limits, within what model and cache allow."""
-    positions, cached = runner.loaded.config.max_positions, runner.num_blocks * runner.layout.block_size
+    positions, cached = muscle.max_positions, muscle.num_blocks * muscle.block_size
     longest = min(positions, cached)
     wanted = options.max_total_tokens or longest
     if wanted > longest:
@@ -127,29 +190,22 @@ def _limits(options: ServerOptions, runner: Runner) -> Limits:
             f"--max-input-tokens {options.longest_input} leaves no token to generate: it must be less than "
             f"the {wanted} that prompt and output may have together"
         )
-    return Limits(options.max_batch_size, runner.max_prefill_tokens, wanted)
+    return Limits(options.max_batch_size, muscle.max_prefill_tokens, wanted)
 
 
-def _describe(orders: Orders, runner: Runner, limits: Limits) -> EngineInfo:
-    loaded = runner.loaded
-    return EngineInfo(
-        model_type=loaded.config.model_type,
+def _describe(orders: Orders, muscle: _Muscle, limits: Limits) -> EngineInfo:
+    info = EngineInfo(
         model_sha=orders.sha,
-        dtype=str(loaded.dtype).removeprefix("torch."),
-        device=device_name(loaded.device),
         num_shard=orders.size,
-        block_size=runner.layout.block_size,
-        num_blocks=runner.num_blocks,
+        block_size=muscle.block_size,
+        num_blocks=muscle.num_blocks,
         max_input_tokens=orders.options.longest_input or limits.max_total_tokens - 1,
         max_total_tokens=limits.max_total_tokens,
         max_batch_prefill_tokens=limits.max_prefill_tokens,
-        vocab_size=loaded.config.vocab_size,
-        attention_backend=loaded.attention.__name__,
-        quantize=loaded.quantize,
-        longest_step_seconds=runner.warmup_seconds,
     )
+    info.MergeFrom(muscle.info)
+    return info
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     sys.exit(main())

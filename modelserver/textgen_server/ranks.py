@@ -113,6 +113,8 @@ def _free_port() -> int:
 
 def shard_count(options: ServerOptions) -> int:
     """--num-shard, else as many as the variables that container runtimes set list, else 1 (TGI's rule)."""
+    if options.mock_engine:
+        return 1
     if options.num_shard is not None:
         return options.num_shard
     if options.sharded is False or options.device == "cpu":

@@ -162,6 +162,18 @@ class ServerOptions(BaseModel):
     engine_restarts: int = Field(default=3, ge=0)
     """How often within ten minutes a dead engine is started again before the server exits."""
 
+    # --- load tests -------------------------------------------------------------------------------------------------
+    mock_engine: bool = False
+    """Serve without a model: the engine answers every prompt with the same text, at a set rate. For load tests of
+    everything else. Of the model only its tokenizer and its config are used."""
+
+    mock_engine_tokens_per_second: float = Field(default=50.0, gt=0)
+    """Tokens that each request gets per second from the mock engine: its steps per second."""
+
+    mock_engine_prefill_tokens_per_second: float | None = Field(default=None, gt=0)
+    """Prompt tokens that the mock engine reads per second, by which a step with prompts takes longer. Default: no
+    limit."""
+
     # --- logs -------------------------------------------------------------------------------------------------------
     json_output: bool = False
     """Log one JSON object per line."""

@@ -31,7 +31,7 @@ async def info(context: Context) -> Response:
         model_id=settings.model_name,
         model_sha=engine.model_sha or None,
         model_dtype=engine.dtype,
-        model_device_type="cpu" if engine.device == "cpu" else "cuda",
+        model_device_type=engine.device if engine.device in ("cpu", "mock") else "cuda",
         model_pipeline_tag="text-generation",
         max_concurrent_requests=settings.max_concurrent_requests,
         max_best_of=settings.max_best_of,

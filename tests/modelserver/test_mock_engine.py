@@ -1,0 +1,84 @@
+"""The mock engine's executor: what a step takes, and what it brings."""
+
+import time
+from pathlib import Path
+
+import pytest
+from front import write_model_folder
+
+from textgen_server.engine.plan import Item, Sample, StepPlan
+from textgen_server.errors import CheckpointError
+from textgen_server.mock_engine import LOGPROB, MockExecutor
+from textgen_server.sampling import SamplingParams
+from textgen_server.settings import ServerOptions
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_model_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 330, "max_position_embeddings": 512}')
+    return tmp_path
+
+
+def executor(folder: Path, **options) -> MockExecutor:
+    return MockExecutor(ServerOptions(mock_engine=True, **options), folder)
+
+
+def decode(*samples: Sample) -> StepPlan:
+    return StepPlan([Item([5], 9, [0], sample) for sample in samples], num_decodes=len(samples))
+
+
+def seconds(mock: MockExecutor, plan: StepPlan) -> float:
+    started = time.monotonic()
+    mock.execute(plan)
+    return time.monotonic() - started
+
+
+def test_steps_keep_the_beat_and_the_first_after_a_rest_comes_at_once(folder):
+    mock = executor(folder, mock_engine_tokens_per_second=20)
+    plan = decode(Sample(SamplingParams(), 0))
+    assert seconds(mock, plan) < 0.04
+    assert seconds(mock, plan) == pytest.approx(0.05, abs=0.02)
+    time.sleep(0.03)  # what a step leaves of its time is not added to the next
+    assert seconds(mock, plan) == pytest.approx(0.02, abs=0.015)
+
+
+def test_prompts_take_time_where_their_rate_is_set(folder):
+    mock = executor(folder, mock_engine_tokens_per_second=1e6, mock_engine_prefill_tokens_per_second=1000)
+    prompt = StepPlan([Item([5] * 100, 0, [0], Sample(SamplingParams(), 0))], num_decodes=0)
+    assert seconds(mock, prompt) == pytest.approx(0.1, abs=0.03)
+    assert mock.longest_step_seconds == pytest.approx(0.512, abs=0.001)  # max_prefill_tokens is the model's 512
+
+
+def test_tops_and_scores_come_where_they_are_asked_for(folder):
+    mock = executor(folder, mock_engine_tokens_per_second=1e6)
+    item = Item([5, 6, 7], 0, [0], Sample(SamplingParams(top_tokens=2), 0), targets=[6, 329], top_targets=2)
+    result = mock.execute(StepPlan([item], num_decodes=0))
+    assert [id for id, _ in result.tops[0]] == [result.tokens[0], result.tokens[0] + 1]
+    assert result.scores[0].logprobs == [LOGPROB, LOGPROB]
+    assert [id for id, _ in result.scores[0].tops[1]] == [329, 0]
+    assert mock.execute(decode(Sample(SamplingParams(), 0))).tops == []
+
+
+class Digits:
+    """A grammar of two tokens."""
+
+    finished = False
+
+    def fill_mask(self, mask) -> None:
+        mask[100 // 32] |= 1 << 100 % 32
+        mask[200 // 32] |= 1 << 200 % 32
+
+    def accept(self, token: int) -> None:
+        raise NotImplementedError
+
+
+def test_a_grammar_is_kept(folder):
+    mock = executor(folder, mock_engine_tokens_per_second=1e6)
+    assert mock.execute(decode(Sample(SamplingParams(), 0, constraint=Digits()))).tokens == [100]
+
+
+def test_a_config_without_a_vocabulary_is_refused(folder):
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        executor(folder)
