@@ -59,6 +59,7 @@ class Item:
         sample: how to choose the next token, or None for a chunk that is not the prompt's last.
         targets: with prompt log-probabilities, the tokens that follow the first rows, one for each, else empty.
         top_targets: so many of the likeliest tokens are reported for each target.
+        encoder_length: with an encoder-decoder model, so many tokens at the sequence's start are the encoder's.
     """
 
     tokens: list[int]
@@ -67,6 +68,7 @@ class Item:
     sample: Sample | None
     targets: list[int] = field(default_factory=list)
     top_targets: int = 0
+    encoder_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ class Request:
         num_computed  ──────────▶           keys and values of tokens[:num_computed] are in the cache
         blocks        [  7  ][  2  ][  9  ]  they cover at least num_computed tokens
 
+    With an encoder-decoder model the sequence is the encoder's tokens and, behind them, the decoder's: a start token and
+    what is generated. Blocks cover both, and the encoder's tokens are computed in one step, because each sees them all.
+
     A request decodes when all but its last token are computed, else it prefills. After a preemption num_computed is 0
     and prefill covers the generated tokens too, so nothing is lost but time.
     """
@@ -43,6 +46,8 @@ class Request:
     cache_salt: str = ""
     """Requests share KV blocks only with the same salt."""
     wants_prompt_logprobs: bool = False
+    encoder_length: int = 0
+    """So many tokens at the start are the encoder's."""
     constraint: Constraint | None = None
     queue_timeout: float | None = None
     """Seconds after its arrival when it is given up, if no step has worked on it."""
@@ -76,7 +81,13 @@ class Request:
     @property
     def needs_scores(self) -> bool:
         """True while log-probabilities of the prompt are still to be computed."""
-        return self.wants_prompt_logprobs and len(self.prompt_scores.logprobs) < self.prompt_length - 1
+        causal = self.encoder_length == 0
+        return causal and self.wants_prompt_logprobs and len(self.prompt_scores.logprobs) < self.prompt_length - 1
+
+    @property
+    def shortest_chunk(self) -> int:
+        """The fewest tokens that the next step can compute: the encoder's and the start token, or one."""
+        return max(self.encoder_length + 1 - self.num_computed, 1)
 
     def expired(self, now: float) -> bool:
         """True when it has waited for its first step longer than it may."""

@@ -107,6 +107,11 @@ class Scheduler:
             )
         if request.key in self._by_key:
             raise InvalidRequest(f"request {request.key} exists already")
+        if request.shortest_chunk > self.limits.max_prefill_tokens:
+            raise InvalidRequest(
+                f"the encoder takes {self.limits.max_prefill_tokens - 1} tokens at most, and the prompt has "
+                f"{request.encoder_length}; raise --max-batch-prefill-tokens"
+            )
         self._by_key[request.key] = request
         self.waiting.append(request)
 
@@ -172,17 +177,17 @@ class Scheduler:
         budget = self.limits.max_prefill_tokens
         planned: list[tuple[Request, int]] = []
         for request in list(self.running):
-            if budget == 0:
-                return planned
             if request.num_uncomputed > 1 and request.blocks:
+                if request.shortest_chunk > budget:
+                    return planned
                 budget -= self._plan_chunk(request, budget, planned)
-        while budget > 0 and self._admit():
+        while self.waiting and self.waiting[0].shortest_chunk <= budget and self._admit():
             budget -= self._plan_chunk(self.running[-1], budget, planned)
         return planned
 
     def _plan_chunk(self, request: Request, budget: int, planned: list[tuple[Request, int]]) -> int:
         """Plan the next chunk of a running prompt as far as budget and blocks go; returns its length."""
-        if not self._make_room(request, request.num_computed + 1):
+        if not self._make_room(request, request.num_computed + request.shortest_chunk):
             return 0
         room = (len(request.blocks) + self.blocks.num_free) * self.blocks.block_size
         end = min(len(request.tokens), request.num_computed + budget, room)
@@ -265,9 +270,9 @@ def _item(request: Request, length: int) -> Item:
     end = start + length
     sample, targets, top_targets = None, [], 0
     if end == len(request.tokens):
-        history = list(request.tokens) if request.sampling.needs_history else None
+        history = request.tokens[request.encoder_length :] if request.sampling.needs_history else None
         sample = Sample(request.sampling, request.num_generated, history, request.tokens[-1], request.constraint)
     if request.needs_scores:
         targets = request.tokens[start + 1 : min(end + 1, request.prompt_length)]
         top_targets = request.sampling.top_tokens
-    return Item(request.tokens[start:end], start, request.blocks, sample, targets, top_targets)
+    return Item(request.tokens[start:end], start, request.blocks, sample, targets, top_targets, request.encoder_length)

@@ -28,6 +28,8 @@ class PagedModel:
 
     def execute(self, plan: StepPlan) -> StepResult:
         for item in plan.items:
+            assert item.start > item.encoder_length or item.start == 0
+            assert len(item.tokens) > item.encoder_length or item.start > 0, "an encoder is computed whole"
             for offset, token in enumerate(item.tokens, item.start):
                 self.cells[item.blocks[offset // self.block_size], offset % self.block_size] = token
         tokens = [next_token(self._read(item)) for item in plan.items if item.sample]
@@ -75,24 +77,29 @@ PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)  # few token valu
     batch=st.integers(1, 6),
     caching=st.booleans(),
     scored=st.sets(st.integers(0, 11)),
+    encoded=st.sets(st.integers(0, 11)),
     aborts=st.sets(st.tuples(st.integers(0, 11), st.integers(0, 30)), max_size=4),
 )
 def test_every_request_ends_with_the_text_it_would_have_alone(
-    prompts, num_blocks, block_size, prefill, batch, caching, scored, aborts
+    prompts, num_blocks, block_size, prefill, batch, caching, scored, encoded, aborts
 ):
     scheduler = make(num_blocks * (4 if block_size == 1 else 1), block_size, batch, prefill, caching=caching)
     model = PagedModel(block_size)
+    encoded = set() if caching else {key for key in encoded - scored if key < len(prompts)}
     runnable = {
         key: (prompt, count, when)
         for key, (prompt, count, when) in enumerate(prompts)
-        if len(prompt) + count <= scheduler.limits.max_total_tokens
+        if len(prompt) + count <= scheduler.limits.max_total_tokens and (key not in encoded or len(prompt) <= prefill)
     }
     texts: dict[int, list[int]] = {key: [] for key in runnable}
     aborted = set()
     for turn in range(2000):
         for key, (prompt, count, when) in runnable.items():
             if when == turn:
-                scheduler.add(Request(key, list(prompt), count, wants_prompt_logprobs=key in scored))
+                length = len(prompt) - 1 if key in encoded else 0
+                scheduler.add(
+                    Request(key, list(prompt), count, wants_prompt_logprobs=key in scored, encoder_length=length)
+                )
         for key, when in aborts:
             if when == turn and scheduler.abort(key):
                 aborted.add(key)
@@ -242,3 +249,8 @@ def test_a_grammar_that_is_complete_ends_its_request_and_one_that_breaks_fails_a
         failed += [failure.key for failure in events.failures]
     assert ended == {"complete": (3, Finish.END_OF_SEQUENCE), "free": (5, Finish.LENGTH)}
     assert failed == ["breaks"]
+
+
+def test_a_prompt_that_the_encoder_cannot_take_in_one_step_is_refused():
+    with pytest.raises(InvalidRequest, match="the encoder takes 15 tokens at most, and the prompt has 16"):
+        make(prefill=16).add(Request("long", [1] * 17, 2, encoder_length=16))
