@@ -23,7 +23,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EngineInfo(_message.Message):
-    __slots__ = ("model_type", "model_sha", "dtype", "device", "num_shard", "block_size", "num_blocks", "max_input_tokens", "max_total_tokens", "max_batch_prefill_tokens", "vocab_size", "attention_backend", "quantize", "longest_step_seconds", "adapters")
+    __slots__ = ("model_type", "model_sha", "dtype", "device", "num_shard", "block_size", "num_blocks", "max_input_tokens", "max_total_tokens", "max_batch_prefill_tokens", "vocab_size", "attention_backend", "quantize", "longest_step_seconds", "adapters", "decoder_start_token")
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
     MODEL_SHA_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class EngineInfo(_message.Message):
     QUANTIZE_FIELD_NUMBER: _ClassVar[int]
     LONGEST_STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    DECODER_START_TOKEN_FIELD_NUMBER: _ClassVar[int]
     model_type: str
     model_sha: str
     dtype: str
@@ -54,7 +55,8 @@ class EngineInfo(_message.Message):
     quantize: str
     longest_step_seconds: float
     adapters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model_type: _Optional[str] = ..., model_sha: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., num_shard: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_input_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_batch_prefill_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., attention_backend: _Optional[str] = ..., quantize: _Optional[str] = ..., longest_step_seconds: _Optional[float] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
+    decoder_start_token: int
+    def __init__(self, model_type: _Optional[str] = ..., model_sha: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., num_shard: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_input_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_batch_prefill_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., attention_backend: _Optional[str] = ..., quantize: _Optional[str] = ..., longest_step_seconds: _Optional[float] = ..., adapters: _Optional[_Iterable[str]] = ..., decoder_start_token: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

@@ -87,25 +87,29 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             if message.HasField("submit"):
                 key = (stream, message.submit.request)
                 open_requests.add(key)
-                self._loop.submit(_request(key, message.submit))
+                self._loop.submit(self._request(key, message.submit))
             else:
                 key = (stream, message.abort.request)
                 open_requests.discard(key)
                 self._loop.abort(key)
 
-
-def _request(key: Key, submit: pb.Submit) -> Request:
-    return Request(
-        key=key,
-        tokens=list(submit.prompt),
-        max_new_tokens=submit.max_new_tokens,
-        sampling=sampling_from_wire(submit.sampling),
-        stop_tokens=frozenset(submit.stop_tokens),
-        # An adapter changes the keys and values of all tokens.
-        cache_salt=f"{submit.adapter}\0{submit.cache_salt}",
-        wants_prompt_logprobs=submit.prompt_logprobs,
-        queue_timeout=submit.queue_timeout if submit.HasField("queue_timeout") else None,
-    )
+    def _request(self, key: Key, submit: pb.Submit) -> Request:
+        tokens, encoder_length = list(submit.prompt), 0
+        if self._info.HasField("decoder_start_token"):
+            encoder_length = len(tokens)
+            tokens.append(self._info.decoder_start_token)
+        return Request(
+            key=key,
+            tokens=tokens,
+            max_new_tokens=submit.max_new_tokens,
+            sampling=sampling_from_wire(submit.sampling),
+            stop_tokens=frozenset(submit.stop_tokens),
+            # An adapter changes the keys and values of all tokens.
+            cache_salt=f"{submit.adapter}\0{submit.cache_salt}",
+            wants_prompt_logprobs=submit.prompt_logprobs,
+            encoder_length=encoder_length,
+            queue_timeout=submit.queue_timeout if submit.HasField("queue_timeout") else None,
+        )
 
 
 def _messages(events: Events) -> dict[int, pb.StepMessage]:
