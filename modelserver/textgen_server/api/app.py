@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from textgen_server.api.errors import HANDLED, reply_to_error
 from textgen_server.api.middleware import BodyLimit
-from textgen_server.api.routes import chat, completions, generate, models, server, tokenize
+from textgen_server.api.routes import chat, completions, generate, models, pages, server, tokenize
 from textgen_server.api.state import ServerContext
 
 _ROUTERS = (
@@ -19,6 +19,7 @@ _ROUTERS = (
     models.router,
     completions.router,
     chat.router,
+    pages.router,
 )
 
 
@@ -28,6 +29,8 @@ def create_app(context: ServerContext) -> FastAPI:
         title="textgen",
         summary="Text generation with the APIs of TGI and OpenAI",
         version=server.VERSION,
+        openapi_url="/api-doc/openapi.json",
+        docs_url=None,
         redoc_url=None,
         middleware=[
             Middleware(

@@ -99,6 +99,8 @@ class CommonRequest(Body):
     user: str | None = None
     """Accepted, without effect."""
 
+    top_k: int | None = None
+    """Extension: draw among the k likeliest tokens, > 0."""
     ignore_eos: bool | None = None
     """Extension: go on after the end-of-sequence token."""
     repetition_penalty: float | None = None
@@ -129,6 +131,7 @@ class CommonRequest(Body):
             do_sample=not greedy,
             temperature=None if greedy else self.temperature,
             top_p=None if greedy else self.top_p,
+            top_k=None if greedy else self.top_k,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
             seed=None if self.seed is None else self.seed % 2**64,
