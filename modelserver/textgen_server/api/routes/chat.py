@@ -10,7 +10,7 @@ from textgen_server.api.errors import OPENAI
 from textgen_server.api.headers import compute_characters, compute_type, reply_headers
 from textgen_server.api.routes.body import JsonRoute
 from textgen_server.api.routes.openai import ERRORS, EVENTS, ChunkWriter, envelope, finish_reason, usage
-from textgen_server.api.schemas.openai import ChatChoice, ChatCompletionReply, ChatCompletionRequest, ChatMessageReply
+from textgen_server.api.schemas.chat import ChatChoice, ChatCompletionReply, ChatCompletionRequest, ChatMessageReply
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
 from textgen_server.text.request import GenerationRequest

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Response
 
-from textgen_server.api.schemas.openai import ModelCard, ModelList
+from textgen_server.api.schemas.models import ModelCard, ModelList
 from textgen_server.api.state import Context
 
 router = APIRouter(tags=["OpenAI"])

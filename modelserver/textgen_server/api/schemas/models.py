@@ -1,0 +1,21 @@
+"""Bodies of /v1/models."""
+
+from typing import Literal
+
+from textgen_server.api.schemas.common import Reply
+
+
+class ModelCard(Reply):
+    """A served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Reply):
+    """The served models."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
