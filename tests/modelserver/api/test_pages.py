@@ -74,7 +74,7 @@ async def test_an_answer_streams_in_and_is_measured(browser: Browser, front: Fro
     await browser.until(ENDED)
     assert await browser.text(".answer .says") == TEXT
     numbers = await browser.text(".numbers")
-    measured = re.search(r"(\d+) tokens\s+([\d.]+) tokens/s\s+(\d+) ms to the first\s+ended by stop", numbers)
+    measured = re.search(r"(\d+) tokens\s+([\d.]+) tokens/s\s+(\d+) ms to the first\s+complete", numbers)
     assert measured, numbers
     assert int(measured[1]) == len(front.engine.script) + 1  # and end-of-sequence
     assert 5 < float(measured[2]) <= 1 / front.engine.pace
