@@ -62,6 +62,7 @@ class FakeEngine:
         fail_after, error: raise `error` in place of the token with this index.
         hang_after: never bring the token with this index.
         truncate_after: end without a last token there.
+        logprobs: of the tokens of the first request, the second, and so on; -0.5 for those that are not listed.
     """
 
     def __init__(self, script: list[int], eos: int, **limits: Any) -> None:
@@ -76,6 +77,7 @@ class FakeEngine:
         self.error: Exception = EngineUnavailable("the engine died")
         self.hang_after: int | None = None
         self.truncate_after: int | None = None
+        self.logprobs: list[float] = []
         self.status_hangs = False
         self._eos = eos
         self.info = EngineInfo(
@@ -85,6 +87,7 @@ class FakeEngine:
         )
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Token, None]:
+        logprob = self.logprobs[len(self.requests)] if len(self.requests) < len(self.logprobs) else -0.5
         self.requests.append(request)
         self.running += 1
         finish = ""
@@ -97,7 +100,8 @@ class FakeEngine:
                 finish = "eos_token" if id in request.stop_tokens else ""
                 finish = "length" if index + 1 == request.max_new_tokens else finish
                 self.delivered += 1
-                yield Token(id, -0.5, finish, self._top(request, id), self._start(request) if index == 0 else None)
+                start = self._start(request) if index == 0 else None
+                yield Token(id, logprob, finish, self._top(request, id), start)
                 if finish:
                     return
         finally:

@@ -76,7 +76,7 @@ def test_a_repeated_prompt_is_found_in_the_prefix_cache(server):
         (b'{"inputs": 5}', 422, "inputs"),
         (b'{"inputs": "x", "parameters": {"temperature": -1}}', 422, "temperature"),
         (b'{"inputs": "x", "parameters": {"max_new_tokens": 0}}', 422, "max_new_tokens"),
-        (json.dumps({"inputs": "word " * 9000}).encode(), 422, "8191"),
+        (json.dumps({"inputs": "word " * 9000}).encode(), 422, "8192"),
         (b'{"inputs": "' + b"x" * 2_100_000 + b'"}', 413, ""),
     ],
     ids=["no JSON", "no UTF-8", "nothing", "wrong type", "bad value", "no new tokens", "too long", "too large"],

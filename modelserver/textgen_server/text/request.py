@@ -95,10 +95,10 @@ class GenerationRequest:
         """Everything that can be checked before the prompt is tokenized. Raises InvalidRequest for what is wrong."""
         for wrong, name, rule in self._rules(limits):
             if wrong:
-                raise InvalidRequest(f"`{name}` {rule}", name)
+                raise InvalidRequest(rule if f"`{name}`" in rule else f"`{name}` {rule}", name)
 
     def _rules(self, limits: Limits) -> Iterator[tuple[bool, str, str]]:
-        """(broken, field, what it must be), in TGI's order."""
+        """(broken, field, what it must be, or a sentence that names it), in TGI's order."""
         yield from self._sequence_rules(limits)
         yield from self._number_rules()
         most, several = limits.max_stop_sequences, (self.best_of or 1) > 1
@@ -122,7 +122,7 @@ class GenerationRequest:
         yield unstreamable, "decoder_input_details", "== true is not supported when streaming tokens"
         shaping = (self.temperature, self.top_k, self.top_p, self.typical_p)
         sampling = self.do_sample or any(value is not None for value in shaping)
-        yield asked > 1 and not sampling, "best_of", "> 1 is not allowed without sampling: you must use sampling"
+        yield asked > 1 and not sampling, "best_of", "you must use sampling when `best_of` is > 1"
 
     def _number_rules(self) -> Iterator[tuple[bool, str, str]]:
         positive, penalty = "must be strictly positive", "must be >= -2.0 and <= 2.0"
@@ -159,18 +159,18 @@ class GenerationRequest:
         inputs, total = self.dialect.inputs, limits.max_total_tokens
         if prompt_tokens == 0:
             raise InvalidRequest(f"`{inputs}` cannot be empty", inputs)
-        if prompt_tokens > limits.max_input_tokens:
-            raise InvalidRequest(
-                f"`{inputs}` must have less than {limits.max_input_tokens} tokens. Given: {prompt_tokens}", inputs
-            )
         room = total - prompt_tokens
-        asked = room if self.max_new_tokens is None else self.max_new_tokens
+        asked = max(room, 0) if self.max_new_tokens is None else self.max_new_tokens
         if min(asked, _CHECKED_NEW_TOKENS) > room:
             name = self.dialect.max_new_tokens
             raise InvalidRequest(
                 f"`{inputs}` tokens + `{name}` must be <= {total}. "
                 f"Given: {prompt_tokens} `{inputs}` tokens and {asked} `{name}`",
                 name,
+            )
+        if prompt_tokens > limits.max_input_tokens:
+            raise InvalidRequest(
+                f"`{inputs}` must have less than {limits.max_input_tokens} tokens. Given: {prompt_tokens}", inputs
             )
         return min(asked, room)
 

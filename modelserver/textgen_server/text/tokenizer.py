@@ -117,6 +117,10 @@ class Tokenizer:
             known = self._bytes[id] = self._compute_bytes(id)
         return known
 
+    def text_of(self, id: int) -> str:
+        """The text of token `id` alone; U+FFFD stands for bytes that are only a part of a character."""
+        return self.bytes_of(id).decode(errors="replace")
+
     def _compute_bytes(self, id: int) -> bytes:
         piece = self._backend.id_to_token(id)
         if piece is None:

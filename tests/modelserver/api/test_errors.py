@@ -30,12 +30,12 @@ def inputs(**parameters: object) -> dict[str, object]:
         ({"truncate": 0}, "`truncate` must be strictly positive and less than 255. Given: 0"),
         ({"truncate": 256}, "less than 255. Given: 256"),
         ({"max_new_tokens": 256}, "tokens + `max_new_tokens` must be <= 256. Given: 2 `inputs` tokens and 256"),
-        ({"best_of": 2}, "`best_of` is not supported"),
-        ({"top_n_tokens": 3}, "`top_n_tokens` is not supported"),
-        ({"watermark": True}, "`watermark` is not supported"),
-        ({"decoder_input_details": True}, "`decoder_input_details` is not supported"),
-        ({"grammar": {"type": "regex", "value": "a"}}, "`grammar` is not supported"),
-        ({"adapter_id": "mine"}, "`adapter_id` is not supported"),
+        ({"best_of": -1}, "`parameters.best_of`: Input should be greater than or equal to 0"),
+        ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+        ({"grammar": {"type": "json", "value": 5}}, "grammar is not supported"),
+        ({"grammar": {"type": "yaml", "value": ""}}, "'json_schema'"),
+        ({"grammar": {"type": "regex"}}, "`parameters.grammar.regex.value`: Field required"),
+        ({"grammar": "[0-9]+"}, "`parameters.grammar`"),
         ({"max_new_tokens": "5"}, "`parameters.max_new_tokens`: Input should be a valid integer"),
         ({"max_new_tokens": 5.0}, "`parameters.max_new_tokens`: Input should be a valid integer"),
         ({"seed": -1}, "`parameters.seed`: Input should be greater than or equal to 0"),
@@ -62,7 +62,16 @@ async def test_values_that_ask_for_nothing_are_accepted(front: Front, neutral: d
 async def test_a_prompt_beyond_the_limit_names_both_numbers(front: Front) -> None:
     response = await front.post("/generate", {"inputs": "🦊" * 100})
     assert response.status_code == 422
-    assert "`inputs` must have less than 255 tokens. Given: 401" in response.json()["error"]
+    assert "`inputs` tokens + `max_new_tokens` must be <= 256. Given: 401 `inputs` tokens" in response.json()["error"]
+
+
+async def test_an_unknown_adapter_is_404(front: Front) -> None:
+    response = await front.post("/generate", inputs(adapter_id="mine"))
+    assert response.status_code == 404
+    assert response.json() == {
+        "error": "The adapter `mine` does not exist; this server has none",
+        "error_type": "model_not_found",
+    }
 
 
 async def test_as_in_tgi_more_than_1024_new_tokens_run_until_the_limit(front: Front) -> None:

@@ -1,6 +1,7 @@
 """/generate, /generate_stream and / as TGI's clients know them."""
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import pytest
@@ -162,6 +163,101 @@ async def test_a_character_cut_by_the_limit_shows_as_replacement(make_front: Cal
     front = make_front("🦊")
     stream = events(await front.post("/generate_stream", body(max_new_tokens=2)))
     assert stream[-1]["token"]["text"] == stream[-1]["generated_text"] == "�"
+
+
+async def test_prompt_tokens_have_log_probabilities_but_the_first(front: Front) -> None:
+    for details in ({}, {"details": False}, {"details": True}):
+        reply = (await front.post("/generate", body(decoder_input_details=True, **details))).json()
+        prompt = front.engine.requests[-1].prompt
+        prefill = reply["details"]["prefill"]
+        assert [token["id"] for token in prefill] == prompt
+        assert [token["logprob"] for token in prefill] == [None, *(-0.25 * n for n in range(1, len(prompt)))]
+        assert "".join(token["text"] for token in prefill) == "<bos>" + PROMPT
+        assert set(prefill[0]) == {"id", "text", "logprob"}
+
+
+async def test_top_tokens_are_listed_for_every_place(front: Front) -> None:
+    details = (await front.post("/generate", body(details=True, top_n_tokens=2))).json()["details"]
+    assert len(details["top_tokens"]) == len(details["tokens"])
+    for token, (likeliest, second) in zip(details["tokens"], details["top_tokens"], strict=True):
+        assert likeliest == token
+        assert (second["id"], second["logprob"], second["special"]) == (10, -1.0, False)
+    assert details["top_tokens"][-1][0]["special"]
+
+
+async def test_top_tokens_come_with_the_events_of_a_stream(front: Front) -> None:
+    stream = events(await front.post("/generate_stream", body(top_n_tokens=3)))
+    assert [len(event["top_tokens"]) for event in stream] == [3] * len(stream)
+    assert all(event["top_tokens"][0] == event["token"] for event in stream)
+
+
+@pytest.mark.parametrize("asked", [{}, {"top_n_tokens": 0}, {"top_n_tokens": None}])
+async def test_without_top_n_tokens_the_key_is_absent(front: Front, asked: dict[str, object]) -> None:
+    reply = (await front.post("/generate", body(details=True, **asked))).json()
+    assert set(reply["details"]) == {"finish_reason", "generated_tokens", "seed", "prefill", "tokens"}
+    stream = events(await front.post("/generate_stream", body(**asked)))
+    assert {frozenset(event) for event in stream} == {frozenset({"index", "token", "generated_text", "details"})}
+
+
+async def test_the_likeliest_of_several_sequences_is_the_reply(make_front: Callable[..., Front]) -> None:
+    front = make_front(max_best_of=3)
+    front.engine.logprobs = [-2.0, -0.5, -1.0]
+    reply = (await front.post("/generate", body(best_of=3, do_sample=True, details=True, top_n_tokens=1))).json()
+    details = reply["details"]
+    others = details["best_of_sequences"]
+    assert {token["logprob"] for token in details["tokens"]} == {-0.5}
+    assert [{token["logprob"] for token in other["tokens"]} for other in others] == [{-2.0}, {-1.0}]
+    assert [other["generated_text"] for other in others] == [TEXT, TEXT]
+    assert set(others[0]) == set(details) - {"best_of_sequences"} | {"generated_text"}
+    assert len({request.sampling.seed for request in front.engine.requests}) == 3
+    assert {details["seed"], *(other["seed"] for other in others)} == {
+        request.sampling.seed for request in front.engine.requests
+    }
+
+
+async def test_best_of_takes_a_place_for_each_sequence(make_front: Callable[..., Front]) -> None:
+    front = make_front(max_concurrent_requests=2)
+    asked = body(best_of=2, do_sample=True, details=True, return_full_text=True)
+    reply = (await front.post("/generate", asked)).json()
+    assert reply["details"]["best_of_sequences"][0]["generated_text"] == PROMPT + TEXT
+    with front.context.generator.admission.hold():
+        assert (await front.post("/generate", asked)).status_code == 429
+
+
+async def test_best_of_one_has_no_other_sequences(front: Front) -> None:
+    for count in (0, 1):
+        details = (await front.post("/generate", body(best_of=count, details=True))).json()["details"]
+        assert "best_of_sequences" not in details
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("grammar", "kind", "source"),
+    [
+        ({"type": "json", "value": SCHEMA}, "json_schema", SCHEMA),
+        ({"type": "json_object", "value": json.dumps(SCHEMA)}, "json_schema", SCHEMA),
+        ({"type": "json_schema", "value": {"name": "thing", "schema": SCHEMA}}, "json_schema", SCHEMA),
+        ({"type": "json_schema", "value": {"schema": SCHEMA}}, "json_schema", SCHEMA),
+        ({"type": "regex", "value": "[0-9]+"}, "regex", "[0-9]+"),
+    ],
+)
+async def test_grammars_reach_the_engine(front: Front, grammar: object, kind: str, source: object) -> None:
+    assert (await front.post("/generate", body(grammar=grammar))).status_code == 200
+    (request,) = front.engine.requests
+    assert request.grammar is not None
+    assert request.grammar.kind == kind
+    assert (request.grammar.source if kind == "regex" else json.loads(request.grammar.source)) == source
+
+
+async def test_watermark_and_adapter_reach_the_engine(front: Front) -> None:
+    front.engine.info.adapters.append("law")
+    await front.post("/generate", body(watermark=True, adapter_id="law"))
+    await front.post("/generate", body(watermark=False, adapter_id=""))
+    marked, plain = front.engine.requests
+    assert (marked.sampling.watermark, marked.adapter) == (True, "law")
+    assert (plain.sampling.watermark, plain.adapter) == (False, "")
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/"])

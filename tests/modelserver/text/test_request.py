@@ -1,5 +1,7 @@
 """What clients ask for becomes the engine's parameters, by TGI's rules."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,9 +65,59 @@ def test_not_a_number_is_refused(field: str) -> None:
     assert caught.value.field == field
 
 
-def test_the_first_wrong_field_in_tgis_order_is_told() -> None:
-    with pytest.raises(InvalidRequest, match="temperature"):
-        ask(max_new_tokens=0, top_k=0, temperature=-1.0).check(LIMITS)
+# TGI's rules in the order in which it checks them: a value that breaks each, and TGI's words.
+RULES: list[tuple[dict[str, Any], str]] = [
+    ({"best_of": 3}, "`best_of` must be > 0 and <= 2. Given: 3"),
+    ({"stream": True, "best_of": 2}, "`best_of` != 1 is not supported when streaming tokens"),
+    (
+        {"stream": True, "prompt_logprobs": True},
+        "`decoder_input_details` == true is not supported when streaming tokens",
+    ),
+    ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
+    ({"temperature": 0.0}, "`temperature` must be strictly positive"),
+    ({"repetition_penalty": 0.0}, "`repetition_penalty` must be strictly positive"),
+    ({"frequency_penalty": 2.1}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
+    ({"top_p": 0.0}, "`top_p` must be > 0.0 and < 1.0"),
+    ({"typical_p": 1.1}, "`typical_p` must be > 0.0 and < 1.0"),
+    ({"top_k": 0}, "`top_k` must be strictly positive"),
+    ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
+    ({"stop": ("a", "b", "c", "d", "e")}, "`stop` supports up to 4 stop sequences. Given: 5"),
+    ({"best_of": 2, "do_sample": True, "seed": 1}, "`seed` must not be set when `best_of` > 1"),
+    ({"top_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+    ({"prompt": ""}, "`inputs` cannot be empty"),
+    ({"truncate": 0}, "`truncate` must be strictly positive and less than 2000. Given: 0"),
+    ({"truncate": 2001}, "`truncate` must be strictly positive and less than 2000. Given: 2001"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), RULES, ids=[words for _, words in RULES])
+def test_every_rule_of_tgi_is_told_in_its_words(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        GenerationRequest(**{"prompt": "hello"} | fields).check(LIMITS)
+    assert caught.value.message.startswith(f"Input validation error: {words}")
+    assert caught.value.field
+
+
+# Neighbours, but for those of which breaking one repairs the other.
+PAIRS = [(place, place + 1) for place in range(len(RULES) - 1) if place not in (2, 3)] + [(2, 4), (3, 5)]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_of_two_broken_rules_the_one_that_tgi_checks_first_is_told(pair: tuple[int, int]) -> None:
+    (first, words), (second, _) = (RULES[place] for place in pair)
+    with pytest.raises(InvalidRequest) as caught:
+        GenerationRequest(**{"prompt": "hello"} | second | first).check(LIMITS)
+    assert words in caught.value.message
+
+
+def test_a_server_may_refuse_best_of() -> None:
+    with pytest.raises(InvalidRequest, match="`best_of` != 1 is not allowed"):
+        ask(best_of=2, do_sample=True).check(replace(LIMITS, max_best_of=1))
+
+
+@pytest.mark.parametrize("fields", [{"best_of": 0}, {"best_of": 1}, {"best_of": 2, "temperature": 1.0}, {"top_p": 1.0}])
+def test_what_tgi_accepts_is_accepted(fields: dict[str, Any]) -> None:
+    ask(**fields).check(LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +128,18 @@ def test_new_tokens_fit_the_model(asked: int | None, prompt: int, given: int) ->
     assert ask(max_new_tokens=asked).new_tokens(prompt, LIMITS) == given
 
 
-@pytest.mark.parametrize(("asked", "prompt"), [(None, 2001), (1, 2001), (1024, 1025), (5000, 1025), (None, 0)])
-def test_prompts_that_do_not_fit_are_refused(asked: int | None, prompt: int) -> None:
-    with pytest.raises(InvalidRequest):
+@pytest.mark.parametrize(
+    ("asked", "prompt", "words"),
+    [
+        (None, 2001, "`inputs` must have less than 2000 tokens. Given: 2001"),
+        (1, 2001, "`inputs` must have less than 2000 tokens. Given: 2001"),
+        (1024, 1025, "must be <= 2048. Given: 1025 `inputs` tokens and 1024 `max_new_tokens`"),
+        (5000, 1025, "`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1025"),
+        (None, 2049, "`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2049 `inputs` tokens and 0"),
+        (100, 2001, "`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2001"),
+        (None, 0, "`inputs` cannot be empty"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(asked: int | None, prompt: int, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
         ask(max_new_tokens=asked).new_tokens(prompt, LIMITS)

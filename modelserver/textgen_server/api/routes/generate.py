@@ -11,17 +11,18 @@ from textgen_server.api.errors import TGI
 from textgen_server.api.headers import compute_characters, compute_type, reply_headers
 from textgen_server.api.routes.body import JsonRoute
 from textgen_server.api.schemas.tgi import (
+    BestOfSequence,
     CompatGenerateRequest,
     Details,
     ErrorReply,
     GenerateReply,
     GenerateRequest,
     StreamReply,
-    TokenReply,
 )
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
-from textgen_server.text.generation import Generation, Piece
+from textgen_server.text.generation import Generation, Piece, interleave
+from textgen_server.text.tokenizer import Tokenizer
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": meaning}
@@ -69,19 +70,63 @@ async def compat_generate(body: CompatGenerateRequest, request: Request, context
 
 
 async def _complete(body: GenerateRequest, context: ServerContext, full_text: bool, in_array: bool = False) -> Response:
-    async with context.generator.begin([body.to_generation()]) as [generation], aclosing(generation.pieces()) as stream:
-        pieces = [piece async for piece in stream]
-    reply = GenerateReply(generated_text=body.inputs + generation.text if full_text else generation.text)
+    request = body.to_generation(context.models)
+    tokenizer, prompt = context.encoder.tokenizer, body.inputs if full_text else ""
+    async with context.generator.begin(request.samples(request.best_of or 1)) as generations:
+        sequences = await _collect(generations)
+    best = max(sequences, key=lambda sequence: sequence[0].mean_logprob)
+    reply = GenerateReply(generated_text=prompt + best[0].text)
     if body.wants_details:
-        reply.details = _details(generation, pieces)
+        reply.details = Details(**_details(*best, tokenizer))
+        others = [sequence for sequence in sequences if sequence is not best]
+        if others:
+            reply.details.best_of_sequences = [
+                BestOfSequence(generated_text=prompt + generation.text, **_details(generation, pieces, tokenizer))
+                for generation, pieces in others
+            ]
     content = b"[" + reply.to_json() + b"]" if in_array else reply.to_json()
-    return Response(content, headers=reply_headers(context.engine.info, [generation]), media_type="application/json")
+    return Response(content, headers=reply_headers(context.engine.info, [best[0]]), media_type="application/json")
 
 
-def _details(generation: Generation, pieces: list[Piece]) -> Details:
-    tokens = [TokenReply(id=each.id, text=each.text, logprob=each.logprob, special=each.special) for each in pieces]
-    ending: dict[str, Any] = {"finish_reason": generation.finish_reason, "seed": generation.seed}
-    return Details(generated_tokens=generation.generated_tokens, prefill=[], tokens=tokens, **ending)
+async def _collect(generations: list[Generation]) -> list[tuple[Generation, list[Piece]]]:
+    """All generations to their ends, with their pieces."""
+    sequences: list[tuple[Generation, list[Piece]]] = [(generation, []) for generation in generations]
+    async with aclosing(interleave(generations)) as stream:
+        async for index, piece in stream:
+            sequences[index][1].append(piece)
+    return sequences
+
+
+def _details(generation: Generation, pieces: list[Piece], tokenizer: Tokenizer) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "finish_reason": generation.finish_reason,
+        "generated_tokens": generation.generated_tokens,
+        "seed": generation.seed,
+        "prefill": _prefill(generation, tokenizer) if generation.request.prompt_logprobs else [],
+        "tokens": [_token(piece) for piece in pieces],
+    }
+    if generation.request.top_tokens:
+        details["top_tokens"] = [_alternatives(piece, tokenizer) for piece in pieces]
+    return details
+
+
+def _token(piece: Piece) -> dict[str, Any]:
+    return {"id": piece.id, "text": piece.text, "logprob": piece.logprob, "special": piece.special}
+
+
+def _prefill(generation: Generation, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    logprobs = [None, *generation.start.prompt_logprobs]
+    return [
+        {"id": id, "text": tokenizer.text_of(id), "logprob": logprob}
+        for id, logprob in zip(generation.prompt.ids, logprobs, strict=True)
+    ]
+
+
+def _alternatives(piece: Piece, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    return [
+        {"id": id, "text": tokenizer.text_of(id), "logprob": logprob, "special": id in tokenizer.special_ids}
+        for id, logprob in piece.top
+    ]
 
 
 def _stream(body: GenerateRequest, context: ServerContext, full_text: bool) -> EventStream:
@@ -92,20 +137,23 @@ def _stream(body: GenerateRequest, context: ServerContext, full_text: bool) -> E
 async def _events(
     body: GenerateRequest, context: ServerContext, full_text: bool, headers: dict[str, str]
 ) -> AsyncGenerator[bytes, None]:
-    async with context.generator.begin([body.to_generation()]) as [generation]:
+    request = body.to_generation(context.models, stream=True)
+    async with context.generator.begin([request]) as [generation]:
         headers["x-compute-characters"] = compute_characters([generation])
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
-                event = _event(piece, generation.generated_tokens)
+                event = _event(piece, generation, context.encoder.tokenizer)
                 if piece.finish:
                     event["generated_text"] = body.inputs + generation.text if full_text else generation.text
-                    event["details"] = _stream_details(generation) if body.wants_details else None
+                    event["details"] = _stream_details(generation) if body.wants_stream_details else None
                 yield b"data: " + orjson.dumps(event) + b"\n\n"
 
 
-def _event(piece: Piece, index: int) -> dict[str, Any]:
-    token = {"id": piece.id, "text": piece.text, "logprob": piece.logprob, "special": piece.special}
-    return {"index": index, "token": token, "generated_text": None, "details": None}
+def _event(piece: Piece, generation: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
+    event = {"index": generation.generated_tokens, "token": _token(piece)}
+    if generation.request.top_tokens:
+        event["top_tokens"] = _alternatives(piece, tokenizer)
+    return event | {"generated_text": None, "details": None}
 
 
 def _stream_details(generation: Generation) -> dict[str, Any]:

@@ -1,20 +1,13 @@
-"""Bodies of TGI's own routes: /generate, /generate_stream, /, /tokenize, /info."""
+"""Bodies of TGI's own routes: /generate, /generate_stream, /, /tokenize, /chat_tokenize, /info."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from textgen_server.api.schemas.common import Body, Reply, refuse_unsupported
+from textgen_server.api.schemas.common import Body, Reply
+from textgen_server.api.schemas.grammar import GrammarBody
+from textgen_server.text.models import ModelCatalogue
 from textgen_server.text.request import GenerationRequest
-
-_HARMLESS = {
-    "best_of": (None, 1),
-    "decoder_input_details": (None, False),
-    "top_n_tokens": (None, 0),
-    "watermark": (None, False),
-    "grammar": (None,),
-    "adapter_id": (None, ""),
-}
 
 
 class Parameters(Body):
@@ -47,18 +40,18 @@ class Parameters(Body):
     details: bool | None = None
     """Add tokens, seed and the reason of the end to the reply."""
 
-    best_of: int | None = None
-    """Not supported yet, unless 1."""
     decoder_input_details: bool | None = None
-    """Not supported yet."""
+    """Add `details`, and in it the tokens of the prompt with their log-probabilities."""
     top_n_tokens: int | None = None
-    """Not supported yet, unless 0."""
+    """Add so many of the likeliest tokens of each place."""
+    best_of: Annotated[int, Field(ge=0)] | None = None
+    """Generate so many sequences and reply with the likeliest; the others are in `details.best_of_sequences`."""
     watermark: bool | None = None
-    """Not supported yet."""
-    grammar: Any = None
-    """Not supported yet."""
+    """Mark the text as generated (Kirchenbauer et al. 2023)."""
+    grammar: GrammarBody | None = None
+    """What the output must look like."""
     adapter_id: str | None = None
-    """Not supported yet."""
+    """Generate with this adapter. Default: with the model itself."""
 
 
 class GenerateRequest(Body):
@@ -69,7 +62,12 @@ class GenerateRequest(Body):
 
     @property
     def wants_details(self) -> bool:
-        """True where the reply has `details`."""
+        """True where a reply has `details`."""
+        return self.wants_stream_details or bool(self.parameters and self.parameters.decoder_input_details)
+
+    @property
+    def wants_stream_details(self) -> bool:
+        """True where the last event of a stream has `details`."""
         return bool(self.parameters and self.parameters.details)
 
     def wants_full_text(self, default: bool = False) -> bool:
@@ -77,15 +75,20 @@ class GenerateRequest(Body):
         given = self.parameters.return_full_text if self.parameters else None
         return default if given is None else given
 
-    def to_generation(self) -> GenerationRequest:
-        """The request in the server's own words. Raises InvalidRequest for what is not supported."""
+    def to_generation(self, models: ModelCatalogue, stream: bool = False) -> GenerationRequest:
+        """The request in the server's own words.
+
+        Raises:
+            ModelNotFound: there is no such adapter.
+            InvalidRequest: the grammar can be none.
+        """
         if self.parameters is None:
-            return GenerationRequest(prompt=self.inputs, do_sample=True)
+            return GenerationRequest(prompt=self.inputs, do_sample=True, stream=stream)
         asked = self.parameters
-        refuse_unsupported(asked, _HARMLESS)
         return GenerationRequest(
             prompt=self.inputs,
             max_new_tokens=asked.max_new_tokens,
+            best_of=asked.best_of,
             do_sample=bool(asked.do_sample),
             temperature=asked.temperature,
             top_k=asked.top_k,
@@ -93,9 +96,15 @@ class GenerateRequest(Body):
             typical_p=asked.typical_p,
             repetition_penalty=asked.repetition_penalty,
             frequency_penalty=asked.frequency_penalty,
+            watermark=bool(asked.watermark),
+            grammar=asked.grammar.to_grammar() if asked.grammar else None,
             seed=asked.seed,
             stop=tuple(asked.stop or ()),
             truncate=asked.truncate,
+            top_tokens=asked.top_n_tokens or 0,
+            prompt_logprobs=bool(asked.decoder_input_details),
+            adapter=models.adapter(asked.adapter_id),
+            stream=stream,
         )
 
 
@@ -109,7 +118,7 @@ FinishReason = Literal["length", "eos_token", "stop_sequence"]
 
 
 class TokenReply(Reply):
-    """One generated token. `text` keeps that of special tokens."""
+    """A generated token, or one that might have been. `text` keeps that of special tokens."""
 
     id: int
     text: str
@@ -117,15 +126,38 @@ class TokenReply(Reply):
     special: bool
 
 
-class Details(Reply):
+class PromptTokenReply(Reply):
+    """A token of the prompt. The first has no log-probability."""
+
+    id: int
+    text: str
+    logprob: float | None
+
+
+class SequenceDetails(Reply):
     """How a generation went. `seed` is null where nothing was drawn."""
 
     finish_reason: FinishReason
     generated_tokens: int
     seed: int | None
-    prefill: list[TokenReply]
-    """Always empty: prompt tokens are not scored yet."""
+    prefill: list[PromptTokenReply]
+    """The prompt's tokens, with `decoder_input_details`."""
     tokens: list[TokenReply]
+    top_tokens: list[list[TokenReply]] | None = None
+    """For each token the likeliest of its place, with `top_n_tokens`."""
+
+
+class BestOfSequence(SequenceDetails):
+    """A sequence that was not the likeliest."""
+
+    generated_text: str
+
+
+class Details(SequenceDetails):
+    """How a generation went."""
+
+    best_of_sequences: list[BestOfSequence] | None = None
+    """With `best_of`, all but the likeliest sequence."""
 
 
 class GenerateReply(Reply):
@@ -149,17 +181,26 @@ class StreamReply(Reply):
 
     index: int
     token: TokenReply
+    top_tokens: list[TokenReply] | None = None
+    """The likeliest tokens of its place, with `top_n_tokens`."""
     generated_text: str | None
     details: StreamDetails | None
 
 
 class TextTokenReply(Reply):
-    """A token of `inputs` at the UTF-8 byte offsets `start` to `stop`."""
+    """A token of a text at the UTF-8 byte offsets `start` to `stop`."""
 
     id: int
     text: str
     start: int
     stop: int
+
+
+class ChatTokenizeReply(Reply):
+    """A conversation as its prompt, and the tokens of that."""
+
+    tokenize_response: list[TextTokenReply]
+    templated_text: str
 
 
 class InfoReply(Reply):
