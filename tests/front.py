@@ -13,6 +13,8 @@ import uvicorn
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from textgen_server.api.app import create_app
+from textgen_server.api.http import uvicorn_config
+from textgen_server.api.keys import ApiKeys
 from textgen_server.api.state import ServerContext
 from textgen_server.errors import EngineUnavailable, TextgenError
 from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Start, Token
@@ -147,7 +149,7 @@ class Front:
         self.tokenizer = encoder.tokenizer
         (eos,) = self.tokenizer.eos_ids
         self.engine = FakeEngine(self.tokenizer.encode(text, add_special_tokens=False), eos)
-        self.context = ServerContext.create(self.settings, self.engine, encoder)
+        self.context = ServerContext.create(self.settings, self.engine, encoder, ApiKeys.load(self.settings))
         self.app = create_app(self.context)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"
@@ -200,7 +202,7 @@ class _QuietServer(uvicorn.Server):
 async def listening(front: Front) -> AsyncIterator[str]:
     """Serve over a real socket; yields the address, "http://127.0.0.1:PORT"."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = _QuietServer(uvicorn.Config(front.app, log_level="warning", ws="none", lifespan="off"))
+    server = _QuietServer(uvicorn_config(front.app, front.settings, None))
     serving = asyncio.create_task(server.serve([listener]))
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -52,7 +52,7 @@ def flags_page() -> Files:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is None:
+    if field.default in (None, ()):
         return ""
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 

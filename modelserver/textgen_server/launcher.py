@@ -14,27 +14,34 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from textgen_server.api.app import create_app
+from textgen_server.api.http import BACKLOG, uvicorn_config
+from textgen_server.api.keys import ApiKeys
+from textgen_server.api.routes.server import VERSION
 from textgen_server.api.state import ServerContext
 from textgen_server.errors import ShuttingDown, StartupError
 from textgen_server.ranks import Ranks, Supervisor
+from textgen_server.rotation import Rotated, keep_fresh
 from textgen_server.rpc.remote import RemoteEngine
 from textgen_server.settings import ServerSettings, parse
 from textgen_server.telemetry import configure_logging
 from textgen_server.text.prompt import PromptEncoder
+from textgen_server.tls import Certificate
 from textgen_server.weights.source import ModelFolder, locate
+
+if TYPE_CHECKING:
+    from textgen_server.api.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
-CONNECTION_CLOSE_SECONDS = 5
-BACKLOG = 2048
 DRAIN_POLL_SECONDS = 0.05
 
 
@@ -45,10 +52,11 @@ def main() -> int:
     try:
         settings = parse()
         configure_logging(settings.log_level, settings.json_output)
+        edge = Edge.load(settings)
         with _listen(settings.hostname, settings.port) as listener:
             _log.info("model %s", settings.model_id)
             model = locate(settings.model_id, settings.revision, settings.huggingface_hub_cache, _log.info)
-            return uvloop.run(_run(settings, model, listener))
+            return uvloop.run(_run(settings, edge, model, listener))
     except StartupError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
@@ -58,7 +66,43 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-async def _run(settings: ServerSettings, model: ModelFolder, listener: socket.socket) -> int:
+@dataclass(frozen=True)
+class Edge:
+    """What stands between the API and the world. Loaded before the model, so that a mistake is known at once.
+
+    Attributes:
+        certificate: None serves plain HTTP.
+        tracing: None sends no traces.
+    """
+
+    keys: ApiKeys
+    certificate: Certificate | None
+    tracing: "Tracing | None"
+
+    @classmethod
+    def load(cls, settings: ServerSettings) -> Self:
+        """Raises StartupError when a file cannot be used, or a library is missing."""
+        return cls(ApiKeys.load(settings), Certificate.load(settings), _start_tracing(settings))
+
+    @property
+    def files(self) -> list[Rotated[Any]]:
+        """What may be replaced while the server runs."""
+        certificate = self.certificate.files if self.certificate else None
+        return [files for files in (self.keys.file, certificate) if files]
+
+
+def _start_tracing(settings: ServerSettings) -> "Tracing | None":
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from textgen_server.api.tracing import Tracing
+    except ImportError as error:
+        what = f"--otlp-endpoint needs OpenTelemetry's libraries ({error})"
+        raise StartupError(f"{what}: pip install 'textgen[tracing]', or leave the flag out") from None
+    return Tracing(settings.otlp_endpoint, settings.otlp_service_name, VERSION)
+
+
+async def _run(settings: ServerSettings, edge: Edge, model: ModelFolder, listener: socket.socket) -> int:
     stop = _stop_on_signals()
     engine = RemoteEngine(settings.stuck_engine_timeout)
     with tempfile.TemporaryDirectory(prefix="textgen-") as temp:
@@ -66,7 +110,7 @@ async def _run(settings: ServerSettings, model: ModelFolder, listener: socket.so
         async with _supervised(supervisor, stop) as watching:
             if watching is None:
                 return 0
-            return await _serve(settings, model, engine, listener, watching, stop)
+            return await _serve(settings, edge, model, engine, listener, watching, stop)
 
 
 def _listen(hostname: str, port: int) -> socket.socket:
@@ -111,6 +155,7 @@ async def _supervised(supervisor: Supervisor, stop: asyncio.Event) -> AsyncItera
 
 async def _serve(
     settings: ServerSettings,
+    edge: Edge,
     model: ModelFolder,
     engine: RemoteEngine,
     listener: socket.socket,
@@ -119,12 +164,13 @@ async def _serve(
 ) -> int:
     """Answer HTTP until a signal comes (0) or the engine is lost for good (raises StartupError)."""
     encoder = PromptEncoder.load(model.path, settings)
-    context = ServerContext.create(settings, engine, encoder)
-    server = _Server(_uvicorn_config(create_app(context)))
+    context = ServerContext.create(settings, engine, encoder, edge.keys, edge.tracing)
+    server = _Server(uvicorn_config(create_app(context), settings, edge.certificate))
+    refreshing = asyncio.create_task(keep_fresh(edge.files))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     listener.listen(BACKLOG)  # uvicorn will; but the next line says that connections are taken
-    _log_ready(settings, engine, listener)
+    _log_ready(settings, edge, engine, listener)
     await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
     try:
         if stopping.done():
@@ -138,25 +184,14 @@ async def _serve(
         await engine.disconnect(ShuttingDown("the server is shutting down"))
         server.should_exit = True
         await serving
+        refreshing.cancel()
         encoder.close()
+        if edge.tracing:
+            await asyncio.to_thread(edge.tracing.close)
     return 0
 
 
-def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=CONNECTION_CLOSE_SECONDS,
-    )
-
-
-def _log_ready(settings: ServerSettings, engine: RemoteEngine, listener: socket.socket) -> None:
+def _log_ready(settings: ServerSettings, edge: Edge, engine: RemoteEngine, listener: socket.socket) -> None:
     info = engine.info
     host, port = listener.getsockname()[:2]
     _log.info(
@@ -164,7 +199,7 @@ def _log_ready(settings: ServerSettings, engine: RemoteEngine, listener: socket.
         settings.model_name, info.device, info.num_shard, info.max_input_tokens, info.max_total_tokens,
         settings.max_concurrent_requests,
     )  # fmt: skip
-    _log.info("ready at http://%s:%d", host, port)
+    _log.info("ready at %s://%s:%d", "https" if edge.certificate else "http", host, port)
 
 
 async def _drain(context: ServerContext, seconds: float, stop: asyncio.Event, watching: asyncio.Task[None]) -> None:

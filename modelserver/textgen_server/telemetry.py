@@ -3,9 +3,14 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Final
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
+
+log_fields: ContextVar[Mapping[str, str]] = ContextVar("log_fields", default={})  # noqa: B039 - nobody writes into it
+"""What every line that is logged in this context says beside its message: `request_id`, and `trace_id` when traced."""
 
 # Request metrics: TGI's names and types. Counters are exposed without prometheus_client's `_total` suffix.
 REQUEST_COUNT: Final = "tgi_request_count"
@@ -33,8 +38,17 @@ GENERATED_TOKENS: Final = "textgen_generated_tokens_total"
 PREEMPTIONS: Final = "textgen_preemptions_total"
 
 
+class TextFormatter(logging.Formatter):
+    """Lines for people; those about a request end with its id."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        request = log_fields.get().get("request_id")
+        return f"{line} [{request}]" if request else line
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line: with `extra={"fields": {...}}`, these too, and those of the context."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -42,6 +56,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "message": record.getMessage(),
             "target": record.name,
+            **getattr(record, "fields", {}),
+            **log_fields.get(),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -51,7 +67,7 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str, json_output: bool) -> None:
     """Send the root logger's lines to standard error in the project's format."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if json_output else logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(JsonFormatter() if json_output else TextFormatter(LOG_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("uvicorn", "httpx", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))

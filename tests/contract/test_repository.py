@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST = 1 << 20
-EXTRAS = ("server", "bitsandbytes", "operator", "dev")
+EXTRAS = ("server", "bitsandbytes", "tracing", "operator", "dev")
 
 # Folders of the machines that the project is made on.
 PRIVATE_PATHS = re.compile(r"/(?:root|work)/|/opt/(?:wheels|pypi)|/Users/\w+/")

@@ -65,11 +65,41 @@ def test_short_flags_are_tgi_s() -> None:
         ("--max-input-tokens 10 --max-total-tokens 10", r"max_input_tokens \(10\) must be less than max_total_tokens"),
         ("--max-input-tokens 10 --max-input-length 10", "are the same option: give only max_input_tokens"),
         ("--sharded true --num-shard 1", "sharded is true but num_shard is 1"),
+        ("--ssl-certfile cert.pem", "ssl_certfile and ssl_keyfile belong together"),
+        ("--ssl-keyfile key.pem", "ssl_certfile and ssl_keyfile belong together"),
+        ("--ssl-ca-certs ca.pem", "ssl_ca_certs needs ssl_certfile"),
+        ("--request-timeout 0", "--request-timeout: Input should be greater than 0"),
     ],
 )
 def test_wrong_options_are_a_sentence_that_names_them(line: str, sentence: str) -> None:
     with pytest.raises(StartupError, match=sentence):
         parse(line.split())
+
+
+@pytest.mark.parametrize("line", ["--api-key one,two", "--api-key one --api-key two", "--api-key=one, --api-key=two"])
+def test_several_values_are_repeated_or_separated_by_commas(line: str) -> None:
+    assert parse(line.split()).api_key == ("one", "two")
+
+
+def test_several_values_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "one,[two")
+    assert parse([]).api_key == ("one", "[two")
+
+
+@pytest.mark.parametrize("args", [["--api-key", ""], ["--api-key="], ["--api-key", " , "], ["--api-key-file", ""]])
+def test_an_empty_key_does_not_open_the_server(args: list[str]) -> None:
+    with pytest.raises(StartupError, match=r"--api-key(-file)?: it is empty"):
+        parse(args)
+
+
+def test_keys_are_told_to_nobody() -> None:
+    options = ServerOptions(api_key=("secret-key",))
+    with pytest.raises(StartupError) as refused:
+        parse(["--api-key", "secret-key with blanks"])
+    told = (
+        f"{options} {options!r} {options.model_dump()} {options.model_dump_json()} {options.to_args()} {refused.value}"
+    )
+    assert "secret-key" not in told
 
 
 def test_unknown_flags_end_the_program(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,10 +118,13 @@ def test_a_container_s_name_is_no_address_to_listen_on(
 
 
 def test_options_become_a_command_line_that_means_the_same() -> None:
-    options = ServerOptions(model_id="org/name", num_shard=2, json_output=False, cuda_memory_fraction=0.5, port=3000)
+    options = ServerOptions(
+        model_id="org/name", num_shard=2, json_output=False, cuda_memory_fraction=0.5, port=3000,
+        cors_allow_origin=("https://a.example", "https://b.example"),
+    )  # fmt: skip
     args = options.to_args()
     parsed = parse(args)
-    assert {name: getattr(parsed, name) for name in ServerOptions.model_fields} == options.model_dump()
+    assert {name: getattr(parsed, name) for name in ServerOptions.model_fields} == dict(options)
 
 
 def test_what_was_said_is_in_the_command_line_even_where_it_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

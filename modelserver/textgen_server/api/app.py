@@ -8,7 +8,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from textgen_server.api.errors import HANDLED, reply_to_error
-from textgen_server.api.middleware import BodyLimit
+from textgen_server.api.middleware.auth import RequireKey
+from textgen_server.api.middleware.limits import BodyLimit
+from textgen_server.api.middleware.request_log import LogRequests
 from textgen_server.api.routes import chat, completions, generate, models, pages, server, tokenize
 from textgen_server.api.state import ServerContext
 
@@ -33,12 +35,15 @@ def create_app(context: ServerContext) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         middleware=[
+            Middleware(LogRequests, log=context.requests),
             Middleware(
                 CORSMiddleware,
-                allow_origins=["*"],
+                allow_origins=context.settings.cors_allow_origin or ["*"],
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type"],
+                allow_headers=["*"],
+                expose_headers=["*"],
             ),
+            Middleware(RequireKey, keys=context.keys),
             Middleware(BodyLimit, limit=context.settings.payload_limit),
         ],
         exception_handlers=dict.fromkeys(HANDLED, reply_to_error),

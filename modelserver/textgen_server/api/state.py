@@ -2,17 +2,22 @@
 `lifecycle`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from fastapi import Depends, Request
 
+from textgen_server.api.keys import ApiKeys
 from textgen_server.api.metrics import Metrics
+from textgen_server.api.records import RecordingObserver, RequestLog
 from textgen_server.errors import ShuttingDown
 from textgen_server.rpc.client import Engine
 from textgen_server.settings import ServerOptions
 from textgen_server.text.generation import TextGenerator
 from textgen_server.text.models import ModelCatalogue
 from textgen_server.text.prompt import PromptEncoder
+
+if TYPE_CHECKING:
+    from textgen_server.api.tracing import Tracing
 
 
 @dataclass
@@ -33,15 +38,25 @@ class ServerContext:
     encoder: PromptEncoder
     generator: TextGenerator
     metrics: Metrics
+    keys: ApiKeys
+    requests: RequestLog
     lifecycle: Lifecycle
 
     @classmethod
-    def create(cls, settings: ServerOptions, engine: Engine, encoder: PromptEncoder) -> Self:
-        """A context whose engine is ready. `encoder` comes from `PromptEncoder.load`."""
+    def create(
+        cls,
+        settings: ServerOptions,
+        engine: Engine,
+        encoder: PromptEncoder,
+        keys: ApiKeys,
+        tracing: "Tracing | None" = None,
+    ) -> Self:
+        """A context whose engine is ready. `encoder` comes from `PromptEncoder.load`, `keys` from `ApiKeys.load`."""
         metrics = Metrics(engine.info.max_total_tokens)
-        generator = TextGenerator(engine, encoder, settings, metrics)
+        generator = TextGenerator(engine, encoder, settings, RecordingObserver(metrics))
         models = ModelCatalogue(settings, engine)
-        return cls(settings, engine, models, encoder, generator, metrics, Lifecycle())
+        requests = RequestLog(settings.model_name, tracing)
+        return cls(settings, engine, models, encoder, generator, metrics, keys, requests, Lifecycle())
 
     @property
     def in_flight(self) -> int:

@@ -104,11 +104,12 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _run_until(work: Coroutine[Any, Any, _T], gone: Coroutine[Any, Any, None]) -> _T | None:
-    """What `work` returns or raises; None when `gone` ended first, and the work was cancelled."""
+    """What `work` returns or raises; None when `gone` ended first, and the work was cancelled, or when its deadline
+    passed while it was sending to a client that does not read."""
     working, leaving = asyncio.create_task(work), asyncio.create_task(gone)
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        return working.result() if working.done() and not working.cancelled() else None
     finally:
         working.cancel()
         leaving.cancel()

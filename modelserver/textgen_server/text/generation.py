@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
-from textgen_server.errors import IncompleteGeneration, TextgenError
+from textgen_server.errors import DeadlineExceeded, IncompleteGeneration, TextgenError
 from textgen_server.rpc.client import Alternatives, Engine, EngineRequest, Start, Token
 from textgen_server.settings import ServerOptions
 from textgen_server.text.admission import Admission
@@ -219,18 +219,20 @@ class TextGenerator:
         Raises:
             InvalidRequest, TemplateError: a request is wrong, by its own rules or by its length.
             Overloaded: there are too few places; nothing was tokenized.
+            DeadlineExceeded: the block was not left within --request-timeout.
         """
         received = perf_counter()
         generations: list[Generation] = []
         self._observer.received(len(requests))
         try:
-            limits = self._limits()
-            for request in requests:
-                request.check(limits)
-            with self.admission.hold(len(requests)):
+            async with _deadline(self._settings.request_timeout):
+                limits = self._limits()
                 for request in requests:
-                    generations.append(await self._prepare(request, limits, Times(received), generations))
-                yield generations
+                    request.check(limits)
+                with self.admission.hold(len(requests)):
+                    for request in requests:
+                        generations.append(await self._prepare(request, limits, Times(received), generations))
+                    yield generations
         except TextgenError as error:
             self._observer.failed(error.failure_label)
             raise
@@ -252,6 +254,7 @@ class TextGenerator:
             prompt_logprobs=request.prompt_logprobs,
             grammar=request.grammar,
             adapter=request.adapter,
+            queue_timeout=self._settings.queue_timeout,
         )
         times.validated = perf_counter()
         return Generation(request, prompt, engine_request, self._engine, tokenizer, times, self._observer)
@@ -272,6 +275,19 @@ class TextGenerator:
             max_total_tokens=info.max_total_tokens,
             vocab_size=info.vocab_size,
         )
+
+
+@asynccontextmanager
+async def _deadline(seconds: float | None) -> AsyncIterator[None]:
+    """Ends the block with DeadlineExceeded after so many seconds, if any."""
+    timeout = asyncio.timeout(seconds)
+    try:
+        async with timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceeded(f"The request took longer than {seconds:g} seconds") from None
 
 
 async def interleave(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Piece], None]:

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware; app.py lists it. Nothing here may cost per message of a stream."""
+"""The limit on request bodies. (That on heads, and on slow clients, is in api/http.py.)"""
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
