@@ -20,13 +20,16 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.constraints import GrammarCompiler, Vocabulary
 from textgen_server.engine.loop import EngineLoop, Executor
 from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.errors import StartupError, TextgenError
+from textgen_server.grammars import COMPILER_STACK_BYTES
 from textgen_server.rpc.engine_pb2 import EngineInfo
 from textgen_server.rpc.service import EngineService, serve
 from textgen_server.settings import ServerOptions
 from textgen_server.telemetry import configure_logging
+from textgen_server.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +160,7 @@ def _run_model(orders: Orders) -> int:
 async def _serve(orders: Orders, muscle: _Muscle) -> int:
     limits = _limits(orders.options, muscle)
     blocks = BlockManager(muscle.num_blocks, muscle.block_size, orders.options.prefix_caching)
-    service = EngineService(_describe(orders, muscle, limits))
+    service = EngineService(_describe(orders, muscle, limits), _grammars(orders, muscle.info.vocab_size))
     loop = EngineLoop(Scheduler(blocks, limits), muscle.executor, service.publish)
     service.attach(loop)
     server = await serve(service, f"unix:{orders.socket}")
@@ -173,6 +176,19 @@ async def _serve(orders: Orders, muscle: _Muscle) -> int:
     finally:
         await server.stop(grace=None)
     return 0
+
+
+def _grammars(orders: Orders, vocab_size: int) -> GrammarCompiler | None:
+    tokenizer = Tokenizer.load(orders.folder, orders.options.tokenizer_config_path)
+    # Without an end-of-sequence token, some other that is no text stands for the end.
+    ends = tokenizer.eos_ids or sorted(tokenizer.special_ids)[:1]
+    try:
+        vocabulary = Vocabulary.read((orders.folder / "tokenizer.json").read_text(), ends, vocab_size)
+    except ValueError as error:
+        _log.warning("requests with a grammar will be refused: llguidance cannot read the tokenizer: %s", error)
+        return None
+    threading.stack_size(COMPILER_STACK_BYTES)
+    return GrammarCompiler(vocabulary)
 
 
 def _limits(options: ServerOptions, muscle: _Muscle) -> Limits:

@@ -85,9 +85,9 @@ class MockExecutor:
 
 def _allowed(constraint: Constraint, token: int, vocab_size: int) -> int:
     """`token` where the grammar allows it, else the first that it allows."""
-    mask = np.zeros(-(-vocab_size // 32), dtype=np.int32)
-    constraint.fill_mask(mask)
-    allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:vocab_size]
+    masks = np.zeros((1, -(-vocab_size // 32)), dtype=np.int32)
+    constraint.fill_masks([constraint], masks)
+    allowed = np.unpackbits(masks[0].view(np.uint8), bitorder="little")[:vocab_size]
     return token if allowed[token] or not allowed.any() else int(allowed.argmax())
 
 

@@ -145,6 +145,17 @@ class ServerOptions(BaseModel):
     """Seconds that a request may wait for the engine to begin with it, after which it ends with 429. Default: as long
     as it takes."""
 
+    # --- watermark --------------------------------------------------------------------------------------------------
+    watermark_gamma: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the vocabulary that is on the watermark's green list. See watermark.md."""
+
+    watermark_delta: float = Field(default=2.0, ge=0)
+    """What the watermark adds to the logits of the green list."""
+
+    watermark_key: int = Field(default=15485863, ge=0, lt=2**64)
+    """Number that decides what is green. The default is known to everybody: choose one, and keep it for the
+    detector."""
+
     # --- batching ---------------------------------------------------------------------------------------------------
     max_batch_prefill_tokens: int | None = Field(default=None, ge=16)
     """Most prompt tokens computed in one step; longer prompts are prefilled in chunks of this size.

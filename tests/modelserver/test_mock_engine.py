@@ -65,9 +65,10 @@ class Digits:
 
     finished = False
 
-    def fill_mask(self, mask) -> None:
-        mask[100 // 32] |= 1 << 100 % 32
-        mask[200 // 32] |= 1 << 200 % 32
+    @staticmethod
+    def fill_masks(constraints, masks) -> None:
+        masks[:, 100 // 32] |= 1 << 100 % 32
+        masks[:, 200 // 32] |= 1 << 200 % 32
 
     def accept(self, token: int) -> None:
         raise NotImplementedError

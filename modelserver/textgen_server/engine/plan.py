@@ -1,5 +1,6 @@
 """What one step computes. The scheduler writes plans, the runner carries them out, worker ranks receive them whole."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +11,9 @@ from textgen_server.sampling import SamplingParams
 Tops = tuple[tuple[int, float], ...]
 """The likeliest tokens of a place and their log-probabilities, likeliest first."""
 
+Masks = np.ndarray[Any, np.dtype[np.int32]]
+"""Sets of tokens, one in each row: token t is in it when bit t % 32 of word t // 32 is set."""
+
 
 class Constraint(Protocol):
     """What a request's grammar lets follow what it has generated. Belongs to one request."""
@@ -19,9 +23,10 @@ class Constraint(Protocol):
         """True when nothing may follow."""
         ...
 
-    def fill_mask(self, mask: np.ndarray[Any, np.dtype[np.int32]]) -> None:
-        """Set the bits of the tokens that may come next: token t is bit t % 32 of word t // 32 of `mask`, which is
-        all zeros. Never raises: where the grammar has broken, `accept` will."""
+    @staticmethod
+    def fill_masks(constraints: Sequence[Any], masks: Masks) -> None:
+        """Write into the rows of `masks`, which are all zeros, which tokens may come next, for constraints of one kind.
+        Never raises for what they forbid: where a grammar has broken, `accept` will."""
         ...
 
     def accept(self, token: int) -> None:

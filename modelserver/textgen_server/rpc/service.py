@@ -5,28 +5,42 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
 
+from textgen_server.engine.constraints import GrammarCompiler
 from textgen_server.engine.loop import EngineLoop
+from textgen_server.engine.plan import Constraint
 from textgen_server.engine.request import Request
-from textgen_server.engine.scheduler import Events
+from textgen_server.engine.scheduler import Events, Failure
+from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
-from textgen_server.rpc.wire import CHANNEL_OPTIONS, alternatives_to_wire, sampling_from_wire
+from textgen_server.rpc.wire import CHANNEL_OPTIONS, alternatives_to_wire, grammar_from_wire, sampling_from_wire
+from textgen_server.sampling import Grammar
 
 _log = logging.getLogger(__name__)
 
 Key = tuple[int, int]
 """(number of the client's stream, number that the client gave the request)"""
 
+GRAMMAR_THREADS = 2
+
 
 class EngineService(engine_pb2_grpc.EngineServicer):
-    """Serves one engine loop to any number of API processes, each with one stream."""
+    """Serves one engine loop to any number of API processes, each with one stream.
 
-    def __init__(self, info: pb.EngineInfo) -> None:
+    Args:
+        grammars: None where the model's tokenizer cannot be held to a grammar.
+    """
+
+    def __init__(self, info: pb.EngineInfo, grammars: GrammarCompiler | None = None) -> None:
         self._info = info
+        self._grammars = grammars
+        self._threads = ThreadPoolExecutor(GRAMMAR_THREADS, thread_name_prefix="grammar")
+        self._constraining: set[asyncio.Task[None]] = set()
         self._asyncio = asyncio.get_running_loop()
         self._streams: dict[int, asyncio.Queue[pb.StepMessage]] = {}
         self._numbers = itertools.count()
@@ -81,17 +95,44 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             del self._streams[stream]
             for key in open_requests:
                 self._loop.abort(key)
+            open_requests.clear()
 
     async def _read(self, stream: int, messages: AsyncIterator[pb.ClientMessage], open_requests: set[Key]) -> None:
         async for message in messages:
             if message.HasField("submit"):
                 key = (stream, message.submit.request)
                 open_requests.add(key)
-                self._loop.submit(self._request(key, message.submit))
+                self._submit(self._request(key, message.submit), grammar_from_wire(message.submit), open_requests)
             else:
                 key = (stream, message.abort.request)
                 open_requests.discard(key)
                 self._loop.abort(key)
+
+    def _submit(self, request: Request, grammar: Grammar | None, open_requests: set[Key]) -> None:
+        if grammar is None:
+            self._loop.submit(request)
+            return
+        # The loop does not wait for grammars to be compiled, and others overtake this request meanwhile.
+        task = self._asyncio.create_task(self._submit_constrained(request, grammar, open_requests))
+        self._constraining.add(task)
+        task.add_done_callback(self._constraining.discard)
+
+    async def _submit_constrained(self, request: Request, grammar: Grammar, open_requests: set[Key]) -> None:
+        try:
+            request.constraint = await self._asyncio.run_in_executor(self._threads, self._constraint, request, grammar)
+        except TextgenError as error:
+            self._dispatch(Events(failures=[Failure(request.key, error)]))
+        except Exception as error:
+            _log.exception("a grammar could not be compiled")
+            self._dispatch(Events(failures=[Failure(request.key, GenerationError(f"its grammar failed: {error}"))]))
+        else:
+            if request.key in open_requests:
+                self._loop.submit(request)
+
+    def _constraint(self, request: Request, grammar: Grammar) -> Constraint:
+        if self._grammars is None:
+            raise InvalidRequest("grammar is not supported: this model's tokenizer cannot be held to one")
+        return self._grammars.constraint(grammar, goes_on=not request.stop_tokens)
 
     def _request(self, key: Key, submit: pb.Submit) -> Request:
         tokens, encoder_length = list(submit.prompt), 0

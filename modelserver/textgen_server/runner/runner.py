@@ -2,6 +2,7 @@
 
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor
 
 from textgen_server.attention.select import block_size_for
-from textgen_server.engine.plan import Item, Sample, Scores, StepPlan, StepResult
+from textgen_server.engine.plan import Item, Masks, Sample, Scores, StepPlan, StepResult
 from textgen_server.errors import GenerationError, OutOfMemory
 from textgen_server.parallel import Group
 from textgen_server.runner.inputs import StepInputs, Targets, build
 from textgen_server.runner.kv_cache import CacheLayout
 from textgen_server.runner.load import device_name, load_model
-from textgen_server.runner.sampler import sample, score
+from textgen_server.runner.sampler import masks_of, sample, score
 from textgen_server.sampling import SamplingParams
 from textgen_server.settings import ServerOptions
+from textgen_server.watermark import Watermark
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Runner:
         default = PREFILL_TOKENS_GPU if device.type == "cuda" else PREFILL_TOKENS_CPU
         self.max_prefill_tokens = min(options.max_batch_prefill_tokens or default, self.loaded.config.max_positions)
         self.warmup_seconds = 0.0
+        self._watermark = Watermark(options.watermark_gamma, options.watermark_delta, options.watermark_key)
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="masks")
         self.num_blocks = self._size_cache(options)
         self.caches = self.layout.allocate(self.num_blocks, device)
         self._warm_up()
@@ -118,6 +122,7 @@ class Runner:
 
     def _execute(self, inputs: StepInputs) -> StepResult:
         model = self.loaded.model
+        masks = self._start_masks(inputs.samples)
         hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, self.caches)
         scores = [self._score(hidden, targets) for targets in inputs.targets]
         if inputs.sample_rows is not None:
@@ -125,8 +130,16 @@ class Runner:
         logits = model.logits(hidden)
         if self.group.rank:
             return StepResult([], [])
-        choice = sample(logits, inputs.samples) if inputs.samples else StepResult([], [])
+        choice = StepResult([], [])
+        if inputs.samples:
+            choice = sample(logits, inputs.samples, masks.result() if masks else None, self._watermark)
         return replace(choice, scores=scores)
+
+    def _start_masks(self, samples: list[Sample]) -> Future[Masks | None] | None:
+        """Have what grammars allow computed beside the forward pass, if there are any."""
+        if all(s.constraint is None for s in samples):
+            return None
+        return self._aside.submit(masks_of, samples, self.loaded.config.vocab_size)
 
     def _score(self, hidden: Tensor, targets: Targets) -> Scores:
         """Log-probabilities of `targets`, a slice of rows at a time, because logits are large."""

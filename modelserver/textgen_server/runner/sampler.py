@@ -1,7 +1,7 @@
 """From logits to tokens. Rank 0 only.
 
-Order, as in TGI: repetition penalty, frequency penalty (then OpenAI's penalties and bias), grammar, temperature, top-k,
-top-p, typical-p, log-softmax, choice.
+Order, as in TGI: watermark, repetition penalty, frequency penalty (then OpenAI's penalties and bias), grammar,
+temperature, top-k, top-p, typical-p, log-softmax, choice.
 
 A draw needs one uniform number, a hash of the request's seed and of how many tokens it has generated, and takes the
 token at that point of the cumulative distribution. So a request draws the same numbers alone or in a batch, before or
@@ -14,14 +14,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textgen_server.engine.plan import Constraint, Sample, Scores, StepResult, Tops
+from textgen_server.engine.plan import Masks, Sample, Scores, StepResult, Tops
 from textgen_server.sampling import SamplingParams
+from textgen_server.watermark import PUBLIC, Watermark
 
 NEVER = float("-inf")
 
 
-def sample(logits: Tensor, samples: Sequence[Sample]) -> StepResult:
+def masks_of(samples: Sequence[Sample], vocab_size: int) -> Masks | None:
+    """What the grammars among `samples` allow, a row for each that has one; None where none has."""
+    constraints = [s.constraint for s in samples if s.constraint is not None]
+    if not constraints:
+        return None
+    masks = np.zeros((len(constraints), -(-vocab_size // 32)), dtype=np.int32)
+    constraints[0].fill_masks(constraints, masks)
+    return masks
+
+
+def sample(
+    logits: Tensor, samples: Sequence[Sample], masks: Masks | None = None, watermark: Watermark = PUBLIC
+) -> StepResult:
     """Choose one token per row of `logits` [N, vocab].
+
+    Args:
+        masks: see `masks_of`.
+        watermark: of the rows that ask for it.
 
     Returns:
         The tokens; their natural log-probabilities and, where asked for, those of the likeliest tokens, after
@@ -29,7 +46,7 @@ def sample(logits: Tensor, samples: Sequence[Sample]) -> StepResult:
     """
     logits = logits.float()
     shaped = [row for row, s in enumerate(samples) if s.constraint is not None or not s.params.is_plain]
-    final = _shape(logits, shaped, samples) if shaped else logits
+    final = _shape(logits, shaped, samples, masks, watermark) if shaped else logits
     chosen = final.argmax(-1)
     drawn = [row for row, s in enumerate(samples) if not s.params.greedy]
     if drawn:
@@ -68,18 +85,23 @@ def _tops(logits: Tensor, counts: list[int]) -> list[Tops]:
     ]
 
 
-def _shape(logits: Tensor, rows: list[int], samples: Sequence[Sample]) -> Tensor:
+def _shape(
+    logits: Tensor, rows: list[int], samples: Sequence[Sample], masks: Masks | None, watermark: Watermark
+) -> Tensor:
     """Apply what the parameters of `rows` ask for; the other rows stay as they are."""
     z = logits[rows]
     chosen = [samples[row] for row in rows]
     params = [s.params for s in chosen]
+    if any(p.watermark for p in params):
+        z = _mark(z, chosen, watermark)
     for index, s in enumerate(chosen):
         if s.history is not None:
             z[index] = _penalize(z[index], s.params, s.history, s.position)
         if s.params.logit_bias:
             tokens, biases = zip(*s.params.logit_bias, strict=True)
             z[index, list(tokens)] += torch.tensor(biases, device=z.device)
-    z = _constrain(z, [s.constraint for s in chosen])
+    if masks is not None:
+        z = _constrain(z, [row for row, s in enumerate(chosen) if s.constraint is not None], masks)
     z /= _column([p.temperature for p in params], z)
     if any(p.top_k for p in params):
         z = _top_k(z, [p.top_k for p in params])
@@ -109,19 +131,20 @@ def _penalize(z: Tensor, params: SamplingParams, history: list[int], generated: 
     return z
 
 
-def _constrain(z: Tensor, constraints: list[Constraint | None]) -> Tensor:
-    """Rule out what grammars do not let follow; a row that would have nothing left stays as it is."""
-    rows = [(row, constraint) for row, constraint in enumerate(constraints) if constraint is not None]
-    if not rows:
-        return z
-    vocab = z.shape[-1]
-    words = np.zeros((len(rows), -(-vocab // 32)), dtype=np.int32)
-    for mask, (_, constraint) in zip(words, rows, strict=True):
-        constraint.fill_mask(mask)
-    bits = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[:, :vocab]
+def _mark(z: Tensor, samples: Sequence[Sample], watermark: Watermark) -> Tensor:
+    """Raise the logits of the green list in the rows that ask for it."""
+    rows = torch.tensor([row for row, s in enumerate(samples) if s.params.watermark], device=z.device)
+    previous = torch.tensor([s.previous for s in samples if s.params.watermark], device=z.device)
+    green = watermark.is_green(previous[:, None], torch.arange(z.shape[-1], device=z.device))
+    return z.index_copy(0, rows, z[rows] + watermark.delta * green)
+
+
+def _constrain(z: Tensor, rows: list[int], masks: Masks) -> Tensor:
+    """Rule out what the grammars of `rows` do not let follow; a row that would have nothing left stays as it is."""
+    bits = np.unpackbits(masks.view(np.uint8), axis=-1, count=z.shape[-1], bitorder="little")
     allowed = torch.from_numpy(bits).to(z.device).bool()
     allowed |= ~allowed.any(-1, keepdim=True)
-    index = torch.tensor([row for row, _ in rows], device=z.device)
+    index = torch.tensor(rows, device=z.device)
     return z.index_copy(0, index, z[index].masked_fill(~allowed, NEVER))
 
 

@@ -246,9 +246,12 @@ class TextGenerator:
     ) -> Generation:
         prompt = await self._encode(request, siblings)
         tokenizer = self._encoder.tokenizer
+        new_tokens = request.new_tokens(len(prompt.ids), limits)
+        if request.grammar is not None:
+            await self._encoder.grammars.check(request.grammar, request.dialect.grammar)
         engine_request = EngineRequest(
             prompt=prompt.ids,
-            max_new_tokens=request.new_tokens(len(prompt.ids), limits),
+            max_new_tokens=new_tokens,
             sampling=request.sampling(limits.vocab_size),
             stop_tokens=() if request.ignore_eos else tuple(sorted(tokenizer.eos_ids)),
             prompt_logprobs=request.prompt_logprobs,

@@ -9,6 +9,7 @@ from typing import Any, Self
 from textgen_server.errors import TemplateError
 from textgen_server.settings import ServerOptions
 from textgen_server.text.chat_template import ChatTemplate
+from textgen_server.text.grammars import GrammarChecker
 from textgen_server.text.tokenizer import TextToken, Tokenizer
 
 
@@ -32,12 +33,13 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """A model's tokenizer and chat template, and the threads that work with them. `template` is None where the model
-    has none."""
+    """A model's tokenizer and chat template, and the threads that work with them; what checks grammars, too.
+    `template` is None where the model has none."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, workers: int) -> None:
         self.tokenizer = tokenizer
         self._template = template
+        self.grammars = GrammarChecker(workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
 
     @classmethod
@@ -62,7 +64,8 @@ class PromptEncoder:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.tokenizer.tokenize, text)
 
     def close(self) -> None:
-        """End the threads; what they are working on is finished first."""
+        """End the threads; the prompts that they are working on are finished first."""
+        self.grammars.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _encode(self, prompt: str | Chat, truncate: int | None) -> EncodedPrompt:

@@ -30,6 +30,7 @@ class Dialect:
     inputs: str = "inputs"
     max_new_tokens: str = "max_new_tokens"
     top_tokens: str = "top_n_tokens"
+    grammar: str = "grammar"
     most_top_tokens: int | None = None
     streams_prompt_logprobs: bool = False
 

@@ -227,8 +227,9 @@ class Countdown:
     def finished(self) -> bool:
         return self.left == 0
 
-    def fill_mask(self, mask) -> None:
-        mask.fill(-1)
+    @staticmethod
+    def fill_masks(constraints, masks) -> None:
+        masks.fill(-1)
 
     def accept(self, token: int) -> None:
         self.left -= 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from textgen_server.engine.plan import Sample
-from textgen_server.runner.sampler import sample, score, uniform
+from textgen_server.runner.sampler import masks_of, sample, score, uniform
 from textgen_server.sampling import SamplingParams
 
 LOGITS = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02]))
@@ -160,9 +160,11 @@ class Only:
     def __init__(self, *tokens: int) -> None:
         self.tokens = tokens
 
-    def fill_mask(self, mask) -> None:
-        for token in self.tokens:
-            mask[token // 32] |= np.uint32(1 << token % 32).astype(np.int32)
+    @staticmethod
+    def fill_masks(constraints, masks) -> None:
+        for mask, constraint in zip(masks, constraints, strict=True):
+            for token in constraint.tokens:
+                mask[token // 32] |= np.uint32(1 << token % 32).astype(np.int32)
 
     def accept(self, token: int) -> None:
         assert token in self.tokens
@@ -172,7 +174,7 @@ def test_a_constraint_leaves_only_what_its_mask_has():
     logits = torch.randn(3, 70, generator=torch.Generator().manual_seed(1))
     allowed = [Only(31), Only(3, 64), None]
     samples = [Sample(SamplingParams(greedy=False, seed=2), 0, constraint=constraint) for constraint in allowed]
-    result = sample(logits, samples)
+    result = sample(logits, samples, masks_of(samples, 70))
     assert result.tokens[0] == 31
     assert result.logprobs[0] == pytest.approx(0.0, abs=1e-5)
     assert result.tokens[1] in (3, 64)

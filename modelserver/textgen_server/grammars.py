@@ -1,0 +1,168 @@
+"""Grammars in llguidance's words, and what is wrong with those that it cannot work with. Both processes ask here: the
+API process before a grammar goes to the engine, the engine when it compiles one. No torch, no HTTP, no numpy.
+
+Run as a program (`python -m textgen_server.grammars`) it is the checker that text/grammars.py starts: a process of its
+own, because llguidance follows references by recursion and a schema with a long chain of them overflows its stack,
+which ends the process; because only a process can be stopped when it takes too long; and because memory can be bounded.
+"""
+
+import json
+import re
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from textgen_server.sampling import Grammar
+
+# A lexer state takes one or two kilobytes, and a request's grammar has its own. JSON of a schema needs some hundreds.
+LIMITS = LLParserLimits(max_lexer_states=100_000, verbose_errors=False)
+
+# Where schemas say nothing else, at most one blank between the tokens of JSON, as TGI's outlines has it: small models
+# would otherwise go on with blanks until their last token. A schema may set its own with "x-guidance".
+_JSON_DEFAULTS: Any = {"whitespace_pattern": "[ ]?"}
+
+CHECKER_STACK_BYTES = 8 << 20
+COMPILER_STACK_BYTES = 2 * CHECKER_STACK_BYTES
+"""Threads that compile have more stack than the checker had, so that what passed cannot end the engine."""
+_CHECKER_MEMORY_BYTES = 2 << 30
+_LONGEST_REASON = 300
+
+
+class BadGrammar(ValueError):
+    """The grammar cannot be used; the message says why."""
+
+
+def to_llguidance(grammar: Grammar) -> str:
+    """The grammar in llguidance's own format.
+
+    Raises:
+        BadGrammar: it is no JSON, or no text.
+    """
+    try:
+        grammar.source.encode()
+    except UnicodeEncodeError:
+        raise BadGrammar("it has half a surrogate pair, which is no character") from None
+    if grammar.kind == "json_schema":
+        schema = json.dumps(_closed(_parse(grammar.source)))
+        return LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_DEFAULTS)
+    if grammar.kind == "regex":
+        return LLMatcher.grammar_from_regex(grammar.source)
+    return LLMatcher.grammar_from_lark(grammar.source)
+
+
+def compile_with(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
+    """A matcher at the grammar's start.
+
+    Raises:
+        BadGrammar: it is wrong, uses what llguidance does not have, is too large, or nothing matches it.
+    """
+    matcher = LLMatcher(tokenizer, to_llguidance(grammar), log_level=0, limits=LIMITS)
+    if matcher.is_error():
+        raise BadGrammar(reason(matcher.get_error()))
+    return matcher
+
+
+def check(grammar: Grammar) -> str:
+    """Why the grammar cannot be used, or "". May take long, or end the process."""
+    try:
+        if grammar.kind == "lark":  # may name tokens, which only the engine knows
+            error = LLMatcher.validate_grammar(to_llguidance(grammar), limits=LIMITS)
+            return "" if error.startswith("WARNING") else reason(error)
+        matcher = compile_with(grammar, LLTokenizer("byte"))
+    except BadGrammar as error:
+        return str(error)
+    matcher.compute_bitmask()  # some limits, and grammars that nothing matches, are only found here
+    return reason(matcher.get_error()) if matcher.is_error() else ""
+
+
+def reason(error: str) -> str:
+    """llguidance's message as one line that is fit for users."""
+    if error.startswith("NoExtension"):
+        return "no text matches it"
+    if match := re.match(r"Unimplemented keys: \[(.*)\]", error):
+        return f"the schema's {match[1]} cannot be enforced"
+    if match := re.search(r"^error: (.+)$", error, re.MULTILINE):
+        return f"the regular expression is wrong: {match[1]}"
+    line = error.partition("\n")[0]
+    return re.sub(r"^at \d+\(\d+\): (invalid regex \".*\" \(in regex\): )?", "", line)[:_LONGEST_REASON]
+
+
+def _parse(source: str) -> Any:
+    try:
+        return json.loads(source, parse_constant=_no_constant)
+    except RecursionError:
+        raise BadGrammar("the schema is nested too deeply") from None
+    except ValueError as error:
+        raise BadGrammar(f"the schema is not valid JSON: {error}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with objects that have the properties it lists and no others, unless it speaks of others. JSON schema
+    allows any others; but a model would invent them, and TGI never lets them come."""
+    every = list(_subschemas(schema))
+    if any(_combines(part) for part in every):
+        return schema
+    for part in every:
+        listed = part.get("properties")
+        others = part.keys() & {"additionalProperties", "patternProperties", "minProperties"}
+        if isinstance(listed, dict) and not others and all(name in listed for name in _required(part)):
+            part["additionalProperties"] = False
+    return schema
+
+
+def _required(part: dict[str, Any]) -> list[str]:
+    names = part.get("required")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _combines(part: dict[str, Any]) -> bool:
+    """True where the properties of several schemas come together in one object."""
+    if part.keys() & {"allOf", "unevaluatedProperties"}:
+        return True
+    return "properties" in part and bool(part.keys() & {"$ref", "anyOf", "oneOf"})
+
+
+def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """All schemas within `schema`, itself included; not what only looks like one, as in `const` or `enum`."""
+    found = [schema]
+    while found:
+        part = found.pop()
+        if not isinstance(part, dict):
+            continue
+        yield part
+        found += [part.get(keyword) for keyword in ("items", "additionalItems", "additionalProperties")]
+        for keyword in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
+            inner = part.get(keyword)
+            found += inner if isinstance(inner, list) else []
+        for keyword in ("properties", "patternProperties", "$defs", "definitions"):
+            inner = part.get(keyword)
+            found += inner.values() if isinstance(inner, dict) else []
+
+
+def main() -> None:
+    """Answer each line, the JSON of a grammar, with a line, the JSON of `check`'s result, until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (_CHECKER_MEMORY_BYTES, _CHECKER_MEMORY_BYTES))
+    threading.stack_size(CHECKER_STACK_BYTES)
+    thread = threading.Thread(target=_answer)
+    thread.start()
+    thread.join()
+
+
+def _answer() -> None:
+    for line in sys.stdin:
+        print(json.dumps(check(Grammar(**json.loads(line)))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
