@@ -16,21 +16,21 @@ from textgen_operator import crd, kinds, yamlfile
 from textgen_server.settings import ServerOptions, env_of, flag_of
 
 ROOT = Path(__file__).resolve().parent.parent
-RPC = Path("modelserver/textgen_server/rpc")
+PROTOCOLS = ("textgen_server/rpc/engine", "textgen_server/api/predictor/open_inference")
 CHART_FILES = Path("helm/textgen/files")
 
 Files = dict[Path, str]
 
 
 def rpc_stubs() -> Files:
-    """rpc/engine.proto -> engine_pb2.py, its type stub and engine_pb2_grpc.py."""
+    """Each .proto -> _pb2.py, its type stub and _pb2_grpc.py, beside it."""
+    sources = ROOT / "modelserver"
     with tempfile.TemporaryDirectory() as out:
-        package = Path("textgen_server/rpc/engine.proto")
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'modelserver'}"]
-        command += [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}", str(package)]
-        subprocess.run(command, check=True)
-        names = ("engine_pb2.py", "engine_pb2.pyi", "engine_pb2_grpc.py")
-        return {RPC / name: (Path(out) / package.parent / name).read_text() for name in names}
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{sources}"]
+        command += [f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
+        subprocess.run([*command, *(f"{protocol}.proto" for protocol in PROTOCOLS)], check=True)
+        names = (protocol + suffix for protocol in PROTOCOLS for suffix in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py"))
+        return {sources.relative_to(ROOT) / name: (Path(out) / name).read_text() for name in names}
 
 
 def flags_page() -> Files:

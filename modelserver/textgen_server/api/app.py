@@ -11,7 +11,19 @@ from textgen_server.api.errors import HANDLED, reply_to_error
 from textgen_server.api.middleware.auth import RequireKey
 from textgen_server.api.middleware.limits import BodyLimit
 from textgen_server.api.middleware.request_log import LogRequests
-from textgen_server.api.routes import chat, completions, generate, models, pages, server, tokenize
+from textgen_server.api.routes import (
+    chat,
+    completions,
+    generate,
+    kserve,
+    kserve_generate,
+    kserve_infer,
+    kserve_v1,
+    models,
+    pages,
+    server,
+    tokenize,
+)
 from textgen_server.api.state import ServerContext
 
 _ROUTERS = (
@@ -21,6 +33,10 @@ _ROUTERS = (
     models.router,
     completions.router,
     chat.router,
+    kserve.router,
+    kserve_infer.router,
+    kserve_generate.router,
+    kserve_v1.router,
     pages.router,
 )
 
@@ -29,7 +45,7 @@ def create_app(context: ServerContext) -> FastAPI:
     """The ASGI application that serves `context`."""
     app = FastAPI(
         title="textgen",
-        summary="Text generation with the APIs of TGI and OpenAI",
+        summary="Text generation with the APIs of TGI, OpenAI and KServe",
         version=server.VERSION,
         openapi_url="/api-doc/openapi.json",
         docs_url=None,

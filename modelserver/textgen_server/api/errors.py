@@ -1,8 +1,8 @@
 """Every failure to its HTTP reply: the one place where errors become JSON. Used by app.py for whole replies and by
 streaming.py for events inside a stream.
 
-Any exception first becomes a `Problem`; the surface that the client speaks (TGI's or OpenAI's, known from the path)
-writes it in its own shape.
+Any exception first becomes a `Problem`; the surface that the client speaks (TGI's, OpenAI's or KServe's, known from the
+path) writes it in its own shape.
 """
 
 from abc import ABC, abstractmethod
@@ -98,13 +98,33 @@ class OpenAiSurface(Surface):
         return super().event(problem) + b"data: [DONE]\n\n"
 
 
+class GenerateSurface(Surface):
+    """{"error"}, with TGI's statuses, which the Open Inference Protocol has for its generate routes."""
+
+    def body(self, problem: Problem) -> dict[str, Any]:
+        return {"error": problem.message}
+
+
+class KServeSurface(GenerateSurface):
+    """{"error"}, with the statuses that KServe uses everywhere else."""
+
+    def status(self, problem: Problem) -> int:
+        return {422: 400, 424: 500}.get(problem.status, problem.status)
+
+
 TGI = TgiSurface()
 OPENAI = OpenAiSurface()
+GENERATE = GenerateSurface()
+KSERVE = KServeSurface()
 
 
 def surface_of(path: str) -> Surface:
     """The surface that speaks at `path`."""
-    return OPENAI if path == "/v1" or path.startswith("/v1/") else TGI
+    if path == "/v2" or path.startswith("/v2/"):
+        return GENERATE if path.endswith(("/generate", "/generate_stream")) else KSERVE
+    if path == "/v1" or path.startswith("/v1/"):
+        return KSERVE if path.endswith(":predict") else OPENAI
+    return TGI
 
 
 def problem_of(error: Exception) -> Problem:

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from textgen_server.api.keys import ApiKeys
 from textgen_server.api.metrics import Metrics
 from textgen_server.api.records import RecordingObserver, RequestLog
-from textgen_server.errors import ShuttingDown
+from textgen_server.errors import EngineUnavailable, ShuttingDown
 from textgen_server.rpc.client import Engine
 from textgen_server.settings import ServerOptions
 from textgen_server.text.generation import TextGenerator
@@ -63,6 +63,16 @@ class ServerContext:
         """Requests that hold a place; 0 when a draining server is done."""
         return self.generator.admission.in_flight
 
+    def require_ready(self) -> None:
+        """Raises EngineUnavailable unless requests can be served."""
+        if self.lifecycle.draining or not self.engine.healthy:
+            raise EngineUnavailable("unhealthy")
+
+    def refuse_while_draining(self) -> None:
+        """Raises ShuttingDown once the server takes nothing new."""
+        if self.lifecycle.draining:
+            raise ShuttingDown("The server is shutting down")
+
 
 async def _current(request: Request) -> ServerContext:
     context: ServerContext = request.app.state.context
@@ -75,5 +85,4 @@ Context = Annotated[ServerContext, Depends(_current)]
 
 async def refuse_while_draining(context: Context) -> None:
     """Dependency of the routes that generate."""
-    if context.lifecycle.draining:
-        raise ShuttingDown("The server is shutting down")
+    context.refuse_while_draining()

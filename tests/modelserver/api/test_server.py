@@ -7,10 +7,10 @@ import pytest
 from front import Front, metric
 
 
-@pytest.mark.parametrize("path", ["/health", "/"])
-async def test_health_is_the_engines(front: Front, path: str) -> None:
+@pytest.mark.parametrize(("path", "content"), [("/health", b""), ("/", b'{"status":"alive"}')])
+async def test_health_is_the_engines(front: Front, path: str, content: bytes) -> None:
     healthy = await front.get(path)
-    assert (healthy.status_code, healthy.content) == (200, b"")
+    assert (healthy.status_code, healthy.content) == (200, content)
     front.engine.healthy = False
     unhealthy = await front.get(path)
     assert unhealthy.status_code == 503

@@ -5,21 +5,26 @@ from importlib.metadata import version
 from fastapi import APIRouter, Response
 
 from textgen_server.api.metrics import CONTENT_TYPE
+from textgen_server.api.schemas.kserve import Alive
 from textgen_server.api.schemas.tgi import ErrorReply, InfoReply
 from textgen_server.api.state import Context
-from textgen_server.errors import EngineUnavailable
 
 VERSION = version("textgen")
 
 router = APIRouter(tags=["Server"])
 
 
-@router.get("/", responses={503: {"model": ErrorReply}})
+@router.get("/", response_model=Alive, responses={503: {"model": ErrorReply}})
+async def root(context: Context) -> Response:
+    """As /health, but with a body: clients of KServe's first protocol ask here whether the server lives."""
+    context.require_ready()
+    return Response(Alive(status="alive").to_json(), media_type="application/json")
+
+
 @router.get("/health", responses={503: {"model": ErrorReply}})
 async def health(context: Context) -> Response:
     """200 with an empty body while requests can be served."""
-    if context.lifecycle.draining or not context.engine.healthy:
-        raise EngineUnavailable("unhealthy")
+    context.require_ready()
     return Response()
 
 
