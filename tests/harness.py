@@ -44,6 +44,14 @@ class Run:
         return [[output.token for output in outputs] for outputs in self.outputs]
 
 
+def make_request(runner: Runner, key: int, prompt: list[int], max_new_tokens: int, *args, **kwargs) -> Request:
+    """A request as the engine's service makes it, with the start token behind an encoder's prompt."""
+    start = runner.loaded.config.decoder_start_token
+    if start is None:
+        return Request(key, list(prompt), max_new_tokens, *args, **kwargs)
+    return Request(key, [*prompt, start], max_new_tokens, *args, encoder_length=len(prompt), **kwargs)
+
+
 def run(
     runner: Runner,
     requests: list[Request],
@@ -54,6 +62,7 @@ def run(
     caching: bool = True,
 ) -> Run:
     """Run requests, whose keys are their indices, together until all have ended."""
+    caching = caching and not runner.loaded.config.family.encoder_decoder
     blocks = BlockManager(num_blocks or runner.num_blocks, runner.layout.block_size, caching)
     limits = Limits(batch, prefill or runner.max_prefill_tokens, blocks.num_blocks * blocks.block_size)
     scheduler = Scheduler(blocks, limits)
@@ -77,5 +86,5 @@ def generate(
 ) -> list[list[int]]:
     """The generated tokens of prompts that run together."""
     params = sampling or [SamplingParams()] * len(prompts)
-    requests = [Request(key, list(prompt), max_new_tokens, params[key]) for key, prompt in enumerate(prompts)]
+    requests = [make_request(runner, key, prompt, max_new_tokens, params[key]) for key, prompt in enumerate(prompts)]
     return run(runner, requests, **how).texts

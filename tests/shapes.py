@@ -17,8 +17,13 @@ SMALL = {
 class Shape:
     config: type[transformers.PretrainedConfig]
     overrides: dict = field(default_factory=dict)
+    base: dict = field(default_factory=lambda: SMALL)
 
 
+T5 = {
+    "vocab_size": 131, "d_model": 48, "d_kv": 8, "d_ff": 80, "num_layers": 3, "num_heads": 6,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "decoder_start_token_id": 0,
+}  # fmt: skip
 LLAMA = transformers.LlamaConfig
 MISTRAL = transformers.MistralConfig
 SHAPES: dict[str, dict[str, Shape]] = {
@@ -52,14 +57,89 @@ SHAPES: dict[str, dict[str, Shape]] = {
         "window": Shape(MISTRAL, {"sliding_window": 16}),
         "no window, own head_dim": Shape(MISTRAL, {"sliding_window": None, "head_dim": 16}),
     },
+    "mixtral": {
+        "five experts": Shape(transformers.MixtralConfig, {"num_local_experts": 5, "sliding_window": None}),
+        "window, one expert a token": Shape(
+            transformers.MixtralConfig, {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 16}
+        ),
+    },
+    "qwen2": {
+        "upper layers slide": Shape(
+            transformers.Qwen2Config, {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+        ),
+        "tied, no window": Shape(transformers.Qwen2Config, {"tie_word_embeddings": True, "num_key_value_heads": 6}),
+    },
+    "qwen3": {
+        "own head_dim": Shape(transformers.Qwen3Config, {"head_dim": 16}),
+        "biases, tied, multi-query": Shape(
+            transformers.Qwen3Config,
+            {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 1},
+        ),
+    },
+    "gemma": {
+        "own head_dim": Shape(transformers.GemmaConfig, {"head_dim": 16}),
+        "multi-query": Shape(transformers.GemmaConfig, {"head_dim": 8, "num_key_value_heads": 1}),
+    },
+    "gemma2": {
+        "soft caps, alternating windows": Shape(
+            transformers.Gemma2Config,
+            {
+                "head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0,
+                "final_logit_softcapping": 3.0,
+            },
+        ),
+        "no soft caps": Shape(
+            transformers.Gemma2Config,
+            {"head_dim": 16, "attn_logit_softcapping": None, "final_logit_softcapping": None, "sliding_window": 12},
+        ),
+    },
+    "gemma3": {
+        "two rotary embeddings": Shape(
+            transformers.Gemma3TextConfig,
+            {
+                "head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 24, "sliding_window_pattern": 3,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                },
+            },
+        ),
+    },
+    "phi3": {
+        "fused": Shape(transformers.Phi3Config, {"sliding_window": 16}),
+        "longrope, partial rotary": Shape(
+            transformers.Phi3Config,
+            {
+                "head_dim": 16, "hidden_size": 96, "original_max_position_embeddings": 128,
+                "rope_parameters": {
+                    "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75,
+                    "short_factor": [1.0, 1.1, 1.2, 1.4, 1.7, 2.5], "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0],
+                },
+            },
+        ),
+    },
+    "starcoder2": {
+        "window, tied": Shape(transformers.Starcoder2Config, {"sliding_window": 16}),
+        "no biases, not tied": Shape(transformers.Starcoder2Config, {"use_bias": False, "tie_word_embeddings": False}),
+    },
+    "t5": {
+        "1.0, relu, scaled": Shape(transformers.T5Config, {}, T5),
+        "1.1, gated, more decoder layers": Shape(
+            transformers.T5Config,
+            {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_decoder_layers": 4},
+            T5,
+        ),
+        "mT5": Shape(transformers.MT5Config, {"feed_forward_proj": "gated-gelu"}, T5),
+    },
 }  # fmt: skip
 
 
 def make_model(shape: Shape) -> transformers.PreTrainedModel:
     """transformers' model of that shape, with random weights that hide no mistake (norms and biases too)."""
-    config = shape.config(**{**SMALL, **shape.overrides})
+    config = shape.config(**{**shape.base, **shape.overrides})
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    model = kind.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.normal_(1.0 if "norm" in name else 0.0, 0.3 if "norm" in name else 0.08)

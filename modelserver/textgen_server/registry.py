@@ -6,7 +6,7 @@ Read by the server (to load), by the settings (CLI choices), by the operator (CR
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -34,9 +34,19 @@ class Family(Entry):
 
     Attributes:
         model_types: values of `model_type` in config.json that this family serves.
+        encoder_decoder: the prompt is encoded, and the output begins with a start token.
+        attention: the backend whose pools the family needs, where it brings its own attention; "" for any.
+        fields: what the family's config.json calls a field, where that is not what Llama's calls it.
+        defaults: what fields are where config.json lacks them, by Llama's names.
+        mlp_ratio: `intermediate_size` where config.json lacks it, in units of `hidden_size`.
     """
 
     model_types: tuple[str, ...] = ()
+    encoder_decoder: bool = False
+    attention: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    mlp_ratio: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,63 @@ class QuantizationMethod(Entry):
     extra: str = ""
 
 
+_GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
+
 FAMILIES: Mapping[str, Family] = {
     "llama": Family("textgen_server.models.llama:LlamaForCausalLM", "Llama 1 to 3.x and its shape-alikes", ("llama",)),
     "mistral": Family("textgen_server.models.mistral:MistralForCausalLM", "Mistral 7B, zephyr-7b-beta", ("mistral",)),
+    "mixtral": Family(
+        "textgen_server.models.mixtral:MixtralForCausalLM",
+        "Mixtral: Mistral with a mixture of experts",
+        ("mixtral",),
+        defaults={"rope_theta": 1e6, "rms_norm_eps": 1e-5, "num_local_experts": 8, "num_experts_per_tok": 2},
+    ),
+    "qwen2": Family("textgen_server.models.qwen2:Qwen2ForCausalLM", "Qwen2, Qwen2.5", ("qwen2",)),
+    "qwen3": Family(
+        "textgen_server.models.qwen3:Qwen3ForCausalLM", "Qwen3, dense", ("qwen3",), defaults={"head_dim": 128}
+    ),
+    "gemma": Family("textgen_server.models.gemma:GemmaForCausalLM", "Gemma", ("gemma",), defaults=_GEMMA),
+    "gemma2": Family(
+        "textgen_server.models.gemma2:Gemma2ForCausalLM",
+        "Gemma 2",
+        ("gemma2",),
+        defaults=_GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096},
+    ),
+    "gemma3": Family(
+        "textgen_server.models.gemma3:Gemma3ForCausalLM",
+        "Gemma 3, its language model",
+        ("gemma3_text", "gemma3"),
+        defaults=_GEMMA
+        | {
+            "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6,
+            "max_position_embeddings": 131072, "sliding_window": 4096,
+        },
+    ),
+    "phi3": Family(
+        "textgen_server.models.phi3:Phi3ForCausalLM", "Phi-3, Phi-4", ("phi3",), defaults={"rms_norm_eps": 1e-5}
+    ),
+    "starcoder2": Family(
+        "textgen_server.models.starcoder2:Starcoder2ForCausalLM",
+        "StarCoder2",
+        ("starcoder2",),
+        fields={"rms_norm_eps": "norm_epsilon"},
+        defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+    ),
+    "t5": Family(
+        "textgen_server.models.t5:T5ForConditionalGeneration",
+        "T5, Flan-T5, mT0: encoder and decoder",
+        ("t5", "mt5"),
+        encoder_decoder=True,
+        attention="reference",
+        fields={
+            "hidden_size": "d_model",
+            "intermediate_size": "d_ff",
+            "num_hidden_layers": "num_layers",
+            "num_attention_heads": "num_heads",
+            "head_dim": "d_kv",
+            "rms_norm_eps": "layer_norm_epsilon",
+        },
+    ),
 }
 
 QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
@@ -96,6 +160,11 @@ ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {
     ),
     "cpu": AttentionBackend(
         "textgen_server.attention.cpu:CpuAttention", "torch operators over gathered blocks", devices=("cpu",)
+    ),
+    "reference": AttentionBackend(
+        "textgen_server.attention.reference:ReferenceAttention",
+        "slow and plain, to compare with; its pools serve encoder-decoders",
+        devices=("cpu", "cuda"),
     ),
 }
 

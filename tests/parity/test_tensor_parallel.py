@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import make_runner, run
+from harness import make_request, make_runner, run
 from shapes import SHAPES, save_checkpoint
 
 from textgen_server import parallel
-from textgen_server.engine.request import Request
 from textgen_server.runner.runner import Runner
 from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
 from textgen_server.settings import ServerOptions
@@ -21,7 +20,7 @@ FIRST_SHAPES = {family: next(iter(shapes.values())) for family, shapes in SHAPES
 
 
 def texts_and_scores(runner) -> tuple[list[list[int]], list[float]]:
-    requests = [Request(key, list(p), 16, wants_prompt_logprobs=key == 2) for key, p in enumerate(PROMPTS)]
+    requests = [make_request(runner, key, p, 16, wants_prompt_logprobs=key == 2) for key, p in enumerate(PROMPTS)]
     result = run(runner, requests)
     return result.texts, result.requests[2].prompt_scores.logprobs
 
@@ -50,7 +49,7 @@ class Sharded:
 
     def __init__(self, runner: Runner, workers) -> None:
         self.execute = ShardedExecutor(runner, workers).execute
-        self.num_blocks, self.layout = runner.num_blocks, runner.layout
+        self.num_blocks, self.layout, self.loaded = runner.num_blocks, runner.layout, runner.loaded
         self.max_prefill_tokens = runner.max_prefill_tokens
 
 

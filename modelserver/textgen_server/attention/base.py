@@ -54,6 +54,7 @@ class AttentionBatch:
         block_tables: [B, W] int32, on the device; columns past a sequence's last block hold 0.
         slots: [T] int64, on the device: where each token's key and value go: block * block_size + offset.
         query_lens, host_context_lens: the same lengths on the host, for planning without a synchronisation.
+        encoder_lens: with an encoder-decoder model, on the host: how many tokens of each sequence are the encoder's.
         block_size: tokens per block.
 
     On a CUDA device the runner may replay a captured step after writing new values into the tensors of a batch that
@@ -68,6 +69,7 @@ class AttentionBatch:
     query_lens: list[int]
     host_context_lens: list[int]
     block_size: int
+    encoder_lens: list[int] = field(default_factory=list)
     _plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(self, build: Callable[["AttentionBatch", *Args], Plan], *args: *Args) -> Plan:

@@ -20,7 +20,11 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What the KV cache of a rank must hold."""
+    """What the KV cache of a rank must hold.
+
+    Attributes:
+        num_layers: pools of keys and values; an encoder-decoder has two for each layer of its decoder.
+    """
 
     num_layers: int
     num_kv_heads: int

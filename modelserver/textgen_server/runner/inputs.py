@@ -70,6 +70,7 @@ def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
         query_lens=query_lens,
         host_context_lens=context_lens,
         block_size=block_size,
+        encoder_lens=[item.encoder_length for item in items],
     )
     every_row = len(sampled) == len(rows)
     return StepInputs(

@@ -9,7 +9,7 @@ from textgen_server.registry import ATTENTION_BACKENDS
 
 CUDA = torch.cuda.is_available()
 # Without a GPU, Triton kernels run in Triton's interpreter on the CPU (see tests/conftest.py).
-DEVICES = {"cpu": "cpu", "triton": "cuda" if CUDA else "cpu", "flash": "cuda"}
+DEVICES = {"cpu": "cpu", "reference": "cpu", "triton": "cuda" if CUDA else "cpu", "flash": "cuda"}
 
 # On a GPU, float32 products are three of TF32.
 TOLERANCE = {("cpu", torch.float32): 2e-5, ("cuda", torch.float32): 1e-4, ("cuda", torch.bfloat16): 2e-2}
