@@ -20,6 +20,7 @@ from textgen_server.errors import EngineUnavailable, TextgenError
 from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Start, Token
 from textgen_server.settings import ServerOptions
 from textgen_server.text.prompt import PromptEncoder
+from textgen_server.tls import Certificate
 
 BOS, EOS, TURN = "<bos>", "<eos>", "<turn>"
 TEMPLATE = (
@@ -199,13 +200,13 @@ class _QuietServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def listening(front: Front) -> AsyncIterator[str]:
-    """Serve over a real socket; yields the address, "http://127.0.0.1:PORT"."""
+async def listening(front: Front, certificate: Certificate | None = None) -> AsyncIterator[str]:
+    """Serve over a real socket; yields the address, "http://127.0.0.1:PORT", with a certificate "https://..."."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = _QuietServer(uvicorn_config(front.app, front.settings, None))
+    server = _QuietServer(uvicorn_config(front.app, front.settings, certificate))
     serving = asyncio.create_task(server.serve([listener]))
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving

@@ -66,6 +66,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._parsed = 0  # bytes of the head that the parser has reported
         self._unparsed = 0  # bytes that came since the head began, for what it does not report before its end
         self._timer: asyncio.TimerHandle | None = None
+        self._current: RequestResponseCycle | None = None  # whose reply is the next or the one being sent
 
     # --- limits -----------------------------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
@@ -118,7 +119,18 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._abandon()  # uvicorn itself tells only the last of several requests
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._current = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _abandon(self) -> None:
+        """Tell the current request that its client is gone."""
+        if self._current is not None and not self._current.response_complete:
+            self._current.disconnected = True
+            self._current.message_event.set()
 
     def _watch(self) -> None:
         """See to it that the timer runs while a request is incomplete, and only then."""
@@ -139,17 +151,19 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        waits_for_us = self.flow.read_paused or (self._in_head and self._reply_is_due())
-        if waits_for_us:
-            self._start_timer()
-        elif self._in_head or self._reply_is_due():
+        if self.flow.read_paused or (self._is_replying() and self._is_of_next_request()):
+            self._start_timer()  # it waits for us
+        elif self._in_head or self._is_replying():
             self._refuse(408, f"The request did not arrive within {self.receive_timeout:g} seconds")
         else:
             self.transport.close()  # nothing was asked, or it has been answered
 
-    def _reply_is_due(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        return cycle is not None and not cycle.response_complete
+    def _is_replying(self) -> bool:
+        return self._current is not None and not self._current.response_complete
+
+    def _is_of_next_request(self) -> bool:
+        """Whether what arrives belongs to a request behind the current one."""
+        return self._in_head or bool(self.pipeline)
 
     # --- refusals ---------------------------------------------------------------------------------------------------
     def send_400_response(self, msg: str) -> None:
@@ -160,13 +174,11 @@ class _LimitedProtocol(HttpToolsProtocol):
             self._refuse(400, msg)
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer, unless a reply has begun, and close the connection."""
-        running = self.cycle if self._reply_is_due() else None
-        if running is None or not (running.response_started or self._in_head):
+        """Answer, unless another reply has begun or is due first, and close the connection."""
+        replying = self._current if self._is_replying() else None
+        if replying is None or not (replying.response_started or self._is_of_next_request()):
             self.transport.write(self._refusal(status, message))
-        if running is not None:
-            running.disconnected = True
-            running.message_event.set()
+        self._abandon()
         self._stop_timer()
         self.transport.close()
 
