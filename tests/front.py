@@ -16,6 +16,7 @@ from textgen_server.api.app import create_app
 from textgen_server.api.http import uvicorn_config
 from textgen_server.api.keys import ApiKeys
 from textgen_server.api.state import ServerContext
+from textgen_server.api.tracing import Tracing
 from textgen_server.errors import EngineUnavailable, TextgenError
 from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Start, Token
 from textgen_server.settings import ServerOptions
@@ -144,13 +145,14 @@ class FakeEngine:
 class Front:
     """An application over a `FakeEngine`, and a client that calls it in this process."""
 
-    def __init__(self, folder: Path, text: str, **options: Any) -> None:
+    def __init__(self, folder: Path, text: str, *, tracing: Tracing | None = None, **options: Any) -> None:
         self.settings = ServerOptions(model_id="test-model", **options)
         encoder = PromptEncoder.load(folder, self.settings)
         self.tokenizer = encoder.tokenizer
         (eos,) = self.tokenizer.eos_ids
         self.engine = FakeEngine(self.tokenizer.encode(text, add_special_tokens=False), eos)
-        self.context = ServerContext.create(self.settings, self.engine, encoder, ApiKeys.load(self.settings))
+        keys = ApiKeys.load(self.settings)
+        self.context = ServerContext.create(self.settings, self.engine, encoder, keys, tracing)
         self.app = create_app(self.context)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"

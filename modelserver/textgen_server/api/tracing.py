@@ -6,6 +6,7 @@ OpenTelemetry's conventions for HTTP and for generative AI, where there are any.
 """
 
 from collections.abc import Mapping
+from threading import Timer
 from time import perf_counter, time_ns
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -18,6 +19,8 @@ from opentelemetry.util.types import AttributeValue
 
 from textgen_server.api.records import RequestRecord
 from textgen_server.text.generation import Generation
+
+CLOSE_SECONDS = 3.0
 
 # Failures whose requests were right; other failures are the clients'.
 _OURS = ("generation", "incomplete", "timeout", "internal")
@@ -38,7 +41,8 @@ class Tracing:
         address = endpoint if "://" in endpoint else f"http://{endpoint}"
         resource = Resource.create({SERVICE_NAME: service_name, SERVICE_VERSION: version})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=address)))
+        self._exporter = OTLPSpanExporter(endpoint=address)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("textgen", version)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -70,8 +74,11 @@ class Tracing:
         span.end()
 
     def close(self) -> None:
-        """Send what is left; blocks while it does, for at most a few seconds."""
+        """Send what is left; blocks while it does, for a few seconds at most."""
+        giving_up = Timer(CLOSE_SECONDS, self._exporter.shutdown)
+        giving_up.start()
         self._provider.shutdown()
+        giving_up.cancel()
 
     def _write_phases(self, span: Span, generation: Generation) -> None:
         times = generation.times
