@@ -95,6 +95,11 @@ class _Muscle:
     max_positions: int
     info: EngineInfo
 
+    @property
+    def encodes(self) -> bool:
+        """True for an encoder-decoder."""
+        return bool(self.info.HasField("decoder_start_token"))
+
 
 def _run(orders: Orders) -> int:
     if orders.options.mock_engine:
@@ -141,6 +146,7 @@ def _run_model(orders: Orders) -> int:
             device=device_name(loaded.device),
             vocab_size=loaded.config.vocab_size,
             attention_backend=loaded.attention.__name__,
+            decoder_start_token=loaded.config.decoder_start_token,
             quantize=loaded.quantize,
             longest_step_seconds=runner.warmup_seconds,
         )
@@ -159,7 +165,9 @@ def _run_model(orders: Orders) -> int:
 
 async def _serve(orders: Orders, muscle: _Muscle) -> int:
     limits = _limits(orders.options, muscle)
-    blocks = BlockManager(muscle.num_blocks, muscle.block_size, orders.options.prefix_caching)
+    # Every key of an encoder depends on the whole prompt, so no prefix can be shared.
+    caching = orders.options.prefix_caching and not muscle.encodes
+    blocks = BlockManager(muscle.num_blocks, muscle.block_size, caching)
     service = EngineService(_describe(orders, muscle, limits), _grammars(orders, muscle.info.vocab_size))
     loop = EngineLoop(Scheduler(blocks, limits), muscle.executor, service.publish)
     service.attach(loop)
@@ -210,13 +218,18 @@ def _limits(options: ServerOptions, muscle: _Muscle) -> Limits:
 
 
 def _describe(orders: Orders, muscle: _Muscle, limits: Limits) -> EngineInfo:
+    # The start token of a decoder takes a place that clients do not see.
+    total = limits.max_total_tokens - muscle.encodes
+    longest = orders.options.longest_input or total - 1
+    if muscle.encodes:
+        longest = min(longest, limits.max_prefill_tokens - 1)
     info = EngineInfo(
         model_sha=orders.sha,
         num_shard=orders.size,
         block_size=muscle.block_size,
         num_blocks=muscle.num_blocks,
-        max_input_tokens=orders.options.longest_input or limits.max_total_tokens - 1,
-        max_total_tokens=limits.max_total_tokens,
+        max_input_tokens=longest,
+        max_total_tokens=total,
         max_batch_prefill_tokens=limits.max_prefill_tokens,
     )
     info.MergeFrom(muscle.info)

@@ -65,6 +65,7 @@ class Item:
         targets: with prompt log-probabilities, the tokens that follow the first rows, one for each, else empty.
         top_targets: so many of the likeliest tokens are reported for each target.
         encoder_length: with an encoder-decoder model, so many tokens at the sequence's start are the encoder's.
+        adapter: name of the adapter that its rows use, "" for the model itself.
     """
 
     tokens: list[int]
@@ -74,6 +75,7 @@ class Item:
     targets: list[int] = field(default_factory=list)
     top_targets: int = 0
     encoder_length: int = 0
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

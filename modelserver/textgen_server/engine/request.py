@@ -46,6 +46,8 @@ class Request:
     cache_salt: str = ""
     """Requests share KV blocks only with the same salt."""
     wants_prompt_logprobs: bool = False
+    adapter: str = ""
+    """Part of `cache_salt` too: an adapter changes the keys and values of all tokens."""
     encoder_length: int = 0
     """So many tokens at the start are the encoder's."""
     constraint: Constraint | None = None

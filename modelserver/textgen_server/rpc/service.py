@@ -145,7 +145,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             max_new_tokens=submit.max_new_tokens,
             sampling=sampling_from_wire(submit.sampling),
             stop_tokens=frozenset(submit.stop_tokens),
-            # An adapter changes the keys and values of all tokens.
+            adapter=submit.adapter,
             cache_salt=f"{submit.adapter}\0{submit.cache_salt}",
             wants_prompt_logprobs=submit.prompt_logprobs,
             encoder_length=encoder_length,

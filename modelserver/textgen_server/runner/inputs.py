@@ -20,6 +20,7 @@ class StepInputs:
         sample_rows: [N] int64, the rows of the flat batch after which a token is chosen, or None for all of them.
         samples: how, in the order of the rows.
         targets: where the tokens that follow are scored.
+        adapters: the adapters in use, each with its rows of the flat batch [n] int64.
     """
 
     tokens: Tensor
@@ -28,6 +29,7 @@ class StepInputs:
     sample_rows: Tensor | None
     samples: list[Sample]
     targets: list["Targets"]
+    adapters: list[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,16 @@ def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
             for first, item in zip(starts, items, strict=False)
             if item.targets
         ],
+        adapters=[(name, on_device(rows)) for name, rows in _rows_of_adapters(items, starts).items()],
     )
+
+
+def _rows_of_adapters(items: list[Item], starts: np.ndarray) -> dict[str, np.ndarray]:
+    rows: dict[str, list[np.ndarray]] = {}
+    for item, start, end in zip(items, starts, starts[1:], strict=False):
+        if item.adapter:
+            rows.setdefault(item.adapter, []).append(np.arange(start, end, dtype=np.int64))
+    return {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
 def _block_tables(items: list[Item]) -> np.ndarray:

@@ -93,8 +93,13 @@ class Runner:
         """Run the largest prefill and a decode, so that no request pays for what happens only once."""
         length = min(self.max_prefill_tokens, len(self._warmup_blocks()) * self.layout.block_size)
         choice = Sample(SamplingParams(), 0)
-        prefill = StepPlan([Item([0] * length, 0, self._warmup_blocks(), choice)], 0)
-        decode = StepPlan([Item([0], length - 1, self._warmup_blocks(), choice)], 1)
+        encoder_length = length - 2 if self.loaded.config.family.encoder_decoder else 0
+        prefill = StepPlan(
+            [Item([0] * length, 0, self._warmup_blocks(), choice, encoder_length=encoder_length)], num_decodes=0
+        )
+        decode = StepPlan(
+            [Item([0], length - 1, self._warmup_blocks(), choice, encoder_length=encoder_length)], num_decodes=1
+        )
         started = time.monotonic()
         self.execute(prefill)
         self.warmup_seconds = time.monotonic() - started
