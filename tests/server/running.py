@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,9 +19,12 @@ START_SECONDS = 120
 class Server:
     """One `textgen-server`; `log` holds what it has printed."""
 
-    def __init__(self, log: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, log: Path, *flags: str, environment: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.tls = tls
         self.log = log
         command = [Path(sys.executable).with_name("textgen-server"), "--hostname", "127.0.0.1", "--port", self.port]
         with log.open("w") as output:
@@ -41,7 +45,7 @@ class Server:
     def health(self) -> int | None:
         """Status of /health, or None while nothing listens."""
         try:
-            return httpx.get(f"{self.url}/health", timeout=5).status_code
+            return httpx.get(f"{self.url}/health", timeout=5, verify=self.tls or True).status_code
         except httpx.HTTPError:
             return None
 
