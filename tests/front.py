@@ -66,6 +66,7 @@ class FakeEngine:
         fail_after, error: raise `error` in place of the token with this index.
         hang_after: never bring the token with this index.
         truncate_after: end without a last token there.
+        cached_tokens: of every prompt.
         logprobs: of the tokens of the first request, the second, and so on; -0.5 for those that are not listed.
     """
 
@@ -83,6 +84,7 @@ class FakeEngine:
         self.truncate_after: int | None = None
         self.logprobs: list[float] = []
         self.status_hangs = False
+        self.cached_tokens = 0
         self._eos = eos
         self.info = EngineInfo(
             **{"device": "cpu", "dtype": "float32", "num_shard": 1, "block_size": 16, "num_blocks": 64}
@@ -120,7 +122,7 @@ class FakeEngine:
 
     def _start(self, request: EngineRequest) -> Start:
         if not request.prompt_logprobs:
-            return Start(queue_seconds=0.25)
+            return Start(queue_seconds=0.25, cached_tokens=self.cached_tokens)
         logprobs = [-0.25 * place for place in range(1, len(request.prompt))]
         tops = [self._top(request, id) for id in request.prompt[1:]] if request.sampling.top_tokens else []
         return Start(queue_seconds=0.25, prompt_logprobs=logprobs, prompt_tops=tops)

@@ -122,7 +122,7 @@ class Generation:
         self.start = Start()
         self.times = times
         self._engine = engine
-        self._special_ids = tokenizer.special_ids
+        self._special_ids = tokenizer.special_ids - request.shown_tokens
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._stop = StopMatcher(request.stop, keep=request.keep_stop_text)

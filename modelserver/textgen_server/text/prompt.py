@@ -1,8 +1,9 @@
 """Prompts of any kind to token ids, off the event loop. Called by generation.py and by the route /tokenize."""
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,13 +12,27 @@ from textgen_server.settings import ServerOptions
 from textgen_server.text.chat_template import ChatTemplate
 from textgen_server.text.grammars import GrammarChecker
 from textgen_server.text.tokenizer import TextToken, Tokenizer
+from textgen_server.text.tools.calls import Tool
+from textgen_server.text.tools.formats import GENERIC, CallFormat
+from textgen_server.text.tools.messages import for_template, written_out
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation of at least one message; the model's chat template makes the prompt of it."""
+    """A conversation of at least one message; the model's chat template makes the prompt of it.
+
+    Attributes:
+        tools: what the model may call.
+        tool_prompt: introduces the tools where the template does not do so; None has our own words.
+        add_generation_prompt, continue_final_message, variables: see `ChatTemplate.render`.
+    """
 
     messages: list[dict[str, Any]]
+    tools: tuple[Tool, ...] = ()
+    tool_prompt: str | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Text, token ids, or a conversation.
@@ -41,6 +56,11 @@ class PromptEncoder:
         self._template = template
         self.grammars = GrammarChecker(workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
+
+    @property
+    def call_format(self) -> CallFormat:
+        """How the model writes calls of tools."""
+        return GENERIC if self._template is None else self._template.call_format
 
     @classmethod
     def load(cls, folder: Path, settings: ServerOptions) -> Self:
@@ -77,7 +97,18 @@ class PromptEncoder:
     def _render(self, chat: Chat) -> str:
         if self._template is None:
             raise TemplateError("this model has no chat template; use /v1/completions or /generate")
-        return self._template.render(chat.messages)
+        format = self.call_format
+        if format.in_template:
+            messages, tools = for_template(chat.messages, format), [tool.for_template() for tool in chat.tools]
+        else:
+            messages, tools = written_out(chat.messages, chat.tools, format, chat.tool_prompt), []
+        return self._template.render(
+            messages,
+            tools,
+            add_generation_prompt=chat.add_generation_prompt,
+            continue_final_message=chat.continue_final_message,
+            variables=chat.variables,
+        )
 
     def _truncated(self, ids: list[int], length: int | None) -> list[int]:
         if length is None or len(ids) <= length:

@@ -57,6 +57,7 @@ class GenerationRequest:
         do_sample: draw tokens even if no other parameter asks for it.
         frequency_penalty: TGI's, of a token's share of the text; `count_penalty` and `presence_penalty` are OpenAI's.
         stop: strings that end the text; `keep_stop_text` tells whether they stay in it.
+        shown_tokens: special tokens that are text in this output, for who reads it knows them.
         truncate: keep only the last so many tokens of the prompt.
         top_tokens: so many of the likeliest tokens of each place.
         prompt_logprobs: log-probabilities of the prompt's tokens as well.
@@ -83,6 +84,7 @@ class GenerationRequest:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     keep_stop_text: bool = True
+    shown_tokens: frozenset[int] = frozenset()
     truncate: int | None = None
     top_tokens: int = 0
     raw_logprobs: bool = False

@@ -48,6 +48,7 @@ class Tokenizer:
         bos_token, eos_token: their texts, for chat templates; None where the model has none.
         bos_id: id of `bos_token`, or None.
         eos_ids: every id that ends a generation.
+        added_tokens: ids of the tokens that stand for a text as a whole, by that text; the special ones among them.
         special_ids: ids that are markup, not text.
     """
 
@@ -61,7 +62,9 @@ class Tokenizer:
         self.eos_token = eos_token
         self.bos_id = None if bos_token is None else backend.token_to_id(bos_token)
         self.eos_ids = eos_ids
-        self.special_ids = frozenset(id for id, token in backend.get_added_tokens_decoder().items() if token.special)
+        added = backend.get_added_tokens_decoder()
+        self.added_tokens = {token.content: id for id, token in added.items()}
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
         self._anchor = self._find_anchor()
         self._anchor_length = len(self.decode(self._anchor))
         self._bytes: dict[int, bytes] = {}

@@ -25,8 +25,12 @@ async def test_a_completion(front: Front) -> None:
     assert reply["model"] == "test-model"
     assert isinstance(reply["created"], int)
     assert reply["choices"] == [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}]
-    usage = {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
-    assert reply["usage"] == usage
+    assert reply["usage"] == {
+        "prompt_tokens": prompt,
+        "completion_tokens": generated,
+        "total_tokens": prompt + generated,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert response.headers["x-prompt-tokens"] == str(prompt)
 
 
@@ -34,7 +38,7 @@ async def test_a_chat_completion(front: Front) -> None:
     reply = (await front.post(CHAT, request(CHAT))).json()
     assert reply["id"].startswith("chatcmpl-")
     assert reply["object"] == "chat.completion"
-    message = {"role": "assistant", "content": TEXT}
+    message = {"role": "assistant", "content": TEXT, "refusal": None}
     assert reply["choices"] == [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
     assert reply["usage"]["completion_tokens"] == len(front.engine.script) + 1
 
@@ -190,18 +194,26 @@ async def test_another_model_is_not_found(make_front: Callable[..., Front], path
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
-        (COMPLETIONS, {"n": 2}, "n"),
-        (COMPLETIONS, {"best_of": 2}, "best_of"),
-        (COMPLETIONS, {"echo": True}, "echo"),
-        (COMPLETIONS, {"logprobs": 1}, "logprobs"),
+        (COMPLETIONS, {"n": 0}, "n"),
+        (CHAT, {"n": 129}, "n"),
+        (COMPLETIONS, {"best_of": 2, "n": 3}, "best_of"),
+        (COMPLETIONS, {"logprobs": 6}, "logprobs"),
+        (COMPLETIONS, {"logprobs": -1}, "logprobs"),
+        (COMPLETIONS, {"logprobs": True}, "logprobs"),
         (COMPLETIONS, {"suffix": "end"}, "suffix"),
-        (COMPLETIONS, {"presence_penalty": 0.5}, "presence_penalty"),
-        (COMPLETIONS, {"logit_bias": {"5": 1}}, "logit_bias"),
-        (CHAT, {"logprobs": True}, "logprobs"),
+        (COMPLETIONS, {"presence_penalty": 2.5}, "presence_penalty"),
+        (COMPLETIONS, {"frequency_penalty": -2.5}, "frequency_penalty"),
+        (COMPLETIONS, {"logit_bias": {"5": 101}}, "logit_bias"),
+        (COMPLETIONS, {"logit_bias": {"330": 1}}, "logit_bias"),
+        (COMPLETIONS, {"logit_bias": {"five": 1}}, "logit_bias"),
+        (COMPLETIONS, {"logit_bias": {"-1": 1}}, "logit_bias"),
+        (COMPLETIONS, {"min_p": 0.1}, "min_p"),
+        (COMPLETIONS, {"guided_json": {}}, "guided_json"),
+        (COMPLETIONS, {"top_k": -2}, "top_k"),
+        (COMPLETIONS, {"typical_p": 0}, "typical_p"),
         (CHAT, {"top_logprobs": 2}, "top_logprobs"),
-        (CHAT, {"tools": [{"type": "function"}]}, "tools"),
-        (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
-        (CHAT, {"tool_choice": "required"}, "tool_choice"),
+        (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        (CHAT, {"functions": [{"name": "f"}]}, "functions"),
         (COMPLETIONS, {"temperature": -1}, "temperature"),
         (COMPLETIONS, {"top_p": 0}, "top_p"),
         (COMPLETIONS, {"max_tokens": 0}, "max_tokens"),
@@ -240,8 +252,9 @@ async def test_wrong_requests_name_the_field(
 @pytest.mark.parametrize(
     "neutral",
     [
-        {"n": 1, "presence_penalty": 0, "logit_bias": {}, "user": "someone", "top_p": 1},
+        {"n": 1, "presence_penalty": 0, "logit_bias": {}, "user": "someone", "top_p": 1, "min_p": 0, "top_k": -1},
         {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logprobs": False},
+        {"store": True, "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True},
     ],
 )
 async def test_values_that_ask_for_nothing_are_accepted(front: Front, neutral: dict[str, Any]) -> None:
@@ -266,7 +279,25 @@ async def test_a_model_without_template_says_what_to_use(tmp_path: Path) -> None
     await plain.close()
 
 
-async def test_the_model_list_has_the_served_model(make_front: Callable[..., Front]) -> None:
-    front = make_front(served_model_name="public-name")
-    card = {"id": "public-name", "object": "model", "created": 0, "owned_by": "public-name"}
-    assert (await front.get("/v1/models")).json() == {"object": "list", "data": [card]}
+async def test_the_model_and_its_adapters_are_listed(make_front: Callable[..., Front]) -> None:
+    front = make_front(served_model_name="org/public-name")
+    front.engine.info.adapters.extend(["org/french"])
+    names = ["org/public-name", "org/french"]
+    cards = [{"id": name, "object": "model", "created": 0, "owned_by": "org/public-name"} for name in names]
+    assert (await front.get("/v1/models")).json() == {"object": "list", "data": cards}
+    assert [(await front.get(f"/v1/models/{name}")).json() for name in names] == cards
+
+
+async def test_a_model_that_is_not_served_has_no_card(front: Front) -> None:
+    response = await front.get("/v1/models/gpt-4")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_adapter_is_asked_for_by_its_name(front: Front, path: str, stream: bool) -> None:
+    front.engine.info.adapters.append("french")
+    response = await front.post(path, request(path, model="french", stream=stream))
+    assert front.engine.requests[0].adapter == "french"
+    assert (events(response)[0] if stream else response.json())["model"] == "french"

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
@@ -9,62 +10,172 @@ from fastapi import APIRouter, Depends, Request, Response
 from textgen_server.api.errors import OPENAI
 from textgen_server.api.headers import compute_characters, compute_type, reply_headers
 from textgen_server.api.routes.body import JsonRoute
+from textgen_server.api.routes.logprobs import PlacedPieces, chat_logprobs
 from textgen_server.api.routes.openai import ERRORS, EVENTS, ChunkWriter, envelope, finish_reason, usage
-from textgen_server.api.schemas.chat import ChatChoice, ChatCompletionReply, ChatCompletionRequest, ChatMessageReply
+from textgen_server.api.schemas.chat import (
+    ChatChoice,
+    ChatCompletionReply,
+    ChatCompletionRequest,
+    ChatLogprobs,
+    ChatMessageReply,
+    FunctionReply,
+    ToolCallReply,
+)
+from textgen_server.api.schemas.openai import FinishReason
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
+from textgen_server.text.generation import Generation, Piece, interleave
 from textgen_server.text.request import GenerationRequest
+from textgen_server.text.tools.calls import Answer, CallDelta, Delta, TextDelta
+from textgen_server.text.tools.parser import CallParser
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(refuse_while_draining)])
-
-_FIRST = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletionReply, responses={**ERRORS, **EVENTS})
 async def chat_completions(body: ChatCompletionRequest, request: Request, context: Context) -> Response:
     """Write the next message of a conversation."""
-    generation_request = body.to_generation(context.settings)
+    requests = body.to_generations(context.models, context.encoder, context.engine.info.vocab_size)
     if not body.stream:
-        return await while_connected(request, _complete(generation_request, context))
+        return await while_connected(request, _complete(body, requests, context))
     headers = {"x-compute-type": compute_type(context.engine.info)}
-    return EventStream(_events(generation_request, context, body.includes_usage, headers), headers, OPENAI)
+    return EventStream(_events(body, requests, context, headers), headers, OPENAI)
 
 
-async def _complete(request: GenerationRequest, context: ServerContext) -> Response:
-    async with context.generator.begin([request]) as [generation], aclosing(generation.pieces()) as pieces:
-        async for _ in pieces:
-            pass
-    message = ChatMessageReply(role="assistant", content=generation.text)
-    reason = finish_reason(generation.finish_reason)
+async def _complete(body: ChatCompletionRequest, requests: list[GenerationRequest], context: ServerContext) -> Response:
+    async with context.generator.begin(requests) as generations, aclosing(interleave(generations)) as pieces:
+        messages = [_Message(generation, body, context) for generation in generations]
+        answers = [Answer() for _ in generations]
+        async for index, piece in pieces:
+            for delta in messages[index].push(piece):
+                answers[index].add(delta)
     reply = ChatCompletionReply(
-        **envelope("chatcmpl", "chat.completion", context.settings.model_name),
-        choices=[ChatChoice(index=0, message=message, logprobs=None, finish_reason=reason)],
-        usage=usage([generation]),
+        **envelope("chatcmpl", "chat.completion", requests[0].adapter or context.models.base),
+        choices=[
+            message.choice(index, answer) for index, (message, answer) in enumerate(zip(messages, answers, strict=True))
+        ],
+        usage=usage(generations, body.choices),
     )
-    headers = reply_headers(context.engine.info, [generation])
+    headers = reply_headers(context.engine.info, generations)
     return Response(reply.to_json(), headers=headers, media_type="application/json")
 
 
 async def _events(
-    request: GenerationRequest, context: ServerContext, include_usage: bool, headers: dict[str, str]
+    body: ChatCompletionRequest, requests: list[GenerationRequest], context: ServerContext, headers: dict[str, str]
 ) -> AsyncGenerator[bytes, None]:
-    chunks = ChunkWriter(envelope("chatcmpl", "chat.completion.chunk", context.settings.model_name), include_usage)
-    async with context.generator.begin([request]) as generations:
+    model = requests[0].adapter or context.models.base
+    chunks = ChunkWriter(envelope("chatcmpl", "chat.completion.chunk", model), body.includes_usage)
+    async with context.generator.begin(requests) as generations:
         headers["x-compute-characters"] = compute_characters(generations)
-        head = chunks.chunk(_FIRST)
-        async with aclosing(generations[0].pieces()) as pieces:
-            async for piece in pieces:
-                event = head + (chunks.chunk(_content(piece.delta)) if piece.delta else b"")
-                head = b""
+        writers = [
+            _ChoiceWriter(index, _Message(generation, body, context)) for index, generation in enumerate(generations)
+        ]
+        unfinished = len(generations)
+        async with aclosing(interleave(generations)) as pieces:
+            async for index, piece in pieces:
+                event = b"".join([chunks.chunk(choice) for choice in writers[index].write(piece)])
                 if piece.finish:
-                    event += chunks.chunk(_last(finish_reason(piece.finish))) + chunks.end(generations)
+                    unfinished -= 1
+                    if not unfinished:
+                        event += chunks.end(usage(generations, body.choices))
                 if event:
                     yield event
 
 
-def _content(text: str) -> bytes:
-    return b'{"index":0,"delta":{"content":%s},"logprobs":null,"finish_reason":null}' % orjson.dumps(text)
+class _Message:
+    """One generation on its way to a message.
+
+    Attributes:
+        logprobs: entries of `logprobs.content` that have not been taken; None where they are not asked for.
+    """
+
+    def __init__(self, generation: Generation, body: ChatCompletionRequest, context: ServerContext) -> None:
+        self.logprobs: list[dict[str, Any]] | None = [] if body.logprobs else None
+        self._top = body.top_logprobs or 0
+        self._generation = generation
+        self._tokenizer = context.encoder.tokenizer
+        self._parser = CallParser(context.encoder.call_format) if body.tool_use() else None
+        self._placed = PlacedPieces()
+
+    @property
+    def may_call(self) -> bool:
+        """True where the message may have calls."""
+        return self._parser is not None
+
+    def push(self, piece: Piece) -> list[Delta]:
+        """What `piece` adds to the message."""
+        if self.logprobs is not None:
+            placed = [each for _, each in self._placed.push(piece)]
+            self.logprobs += chat_logprobs(placed, self._tokenizer, self._top)
+        if self._parser is None:
+            return [TextDelta(piece.delta)] if piece.delta else []
+        deltas = self._parser.push(piece.delta) if piece.delta else []
+        return [*deltas, *self._parser.finish()] if piece.finish else deltas
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it ended."""
+        reason = finish_reason(self._generation.finish_reason)
+        called = self._parser is not None and self._parser.count and not self._parser.in_call
+        return "tool_calls" if reason == "stop" and called else reason
+
+    def choice(self, index: int, answer: Answer) -> ChatChoice:
+        """The whole choice, whose deltas add up to `answer`."""
+        content = None if self._parser and not answer.text else answer.text
+        message = ChatMessageReply(role="assistant", content=content, refusal=None)
+        if answer.calls:
+            message.tool_calls = [
+                ToolCallReply(
+                    id=call.id, type="function", function=FunctionReply(name=call.name, arguments=call.arguments)
+                )
+                for call in answer.calls
+            ]
+        logprobs = None
+        if self.logprobs is not None:
+            logprobs = ChatLogprobs.model_validate({"content": self.logprobs, "refusal": None})
+        return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=self.reason)
 
 
-def _last(reason: str) -> bytes:
-    return b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"%s"}' % reason.encode()
+class _ChoiceWriter:
+    """Writes the choices of one message's chunks, as JSON."""
+
+    def __init__(self, index: int, message: _Message) -> None:
+        self._message = message
+        self._begun = False
+        self._head = b'{"index":%d,"delta":' % index
+
+    def write(self, piece: Piece) -> list[bytes]:
+        """The choices that tell what `piece` adds."""
+        deltas = self._message.push(piece)
+        choices: list[bytes] = []
+        # With tools, what comes first tells whether there is content.
+        if not self._begun and (deltas or piece.finish or not self._message.may_call):
+            self._begun = True
+            content = b"null" if self._message.may_call and not (deltas and isinstance(deltas[0], TextDelta)) else b'""'
+            choices.append(self._choice(b'{"role":"assistant","content":%s}' % content, b"null"))
+        choices += [self._choice(_delta_json(delta), self._logprobs()) for delta in deltas]
+        if piece.finish:
+            choices.append(self._choice(b"{}", self._logprobs(), b'"%s"' % self._message.reason.encode()))
+        return choices
+
+    def _choice(self, delta: bytes, logprobs: bytes, reason: bytes = b"null") -> bytes:
+        return self._head + delta + b',"logprobs":' + logprobs + b',"finish_reason":' + reason + b"}"
+
+    def _logprobs(self) -> bytes:
+        """Those that have not been sent."""
+        if not self._message.logprobs:
+            return b"null"
+        entries, self._message.logprobs = self._message.logprobs, []
+        return b'{"content":' + orjson.dumps(entries) + b',"refusal":null}'
+
+
+def _delta_json(delta: Delta) -> bytes:
+    match delta:
+        case TextDelta(text):
+            return b'{"content":' + orjson.dumps(text) + b"}"
+        case CallDelta(number, arguments, id, name) if name:
+            function = {"name": name, "arguments": arguments}
+            call = {"index": number, "id": id, "type": "function", "function": function}
+        case CallDelta(number, arguments):
+            call = {"index": number, "function": {"arguments": arguments}}
+    return b'{"tool_calls":[' + orjson.dumps(call) + b"]}"

@@ -1,6 +1,6 @@
 """POST /v1/completions: OpenAI's plain completion of one or several prompts."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import orjson
@@ -9,12 +9,20 @@ from fastapi import APIRouter, Depends, Request, Response
 from textgen_server.api.errors import OPENAI
 from textgen_server.api.headers import compute_characters, compute_type, reply_headers
 from textgen_server.api.routes.body import JsonRoute
+from textgen_server.api.routes.logprobs import CompletionTokens, PlacedPieces
 from textgen_server.api.routes.openai import ERRORS, EVENTS, ChunkWriter, envelope, finish_reason, usage
-from textgen_server.api.schemas.completions import CompletionChoice, CompletionReply, CompletionRequest
+from textgen_server.api.schemas.completions import (
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionReply,
+    CompletionRequest,
+)
+from textgen_server.api.schemas.openai import FinishReason
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
-from textgen_server.text.generation import Generation, interleave
+from textgen_server.text.generation import Generation, Piece, interleave
 from textgen_server.text.request import GenerationRequest
+from textgen_server.text.tokenizer import Tokenizer
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(refuse_while_draining)])
 
@@ -22,48 +30,108 @@ router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends
 @router.post("/v1/completions", response_model=CompletionReply, responses={**ERRORS, **EVENTS})
 async def completions(body: CompletionRequest, request: Request, context: Context) -> Response:
     """Continue one or several prompts."""
-    requests = body.to_generations(context.settings)
+    requests = body.to_generations(context.models, context.settings.max_client_batch_size)
     if not body.stream:
-        return await while_connected(request, _complete(requests, context))
+        return await while_connected(request, _complete(body, requests, context))
     headers = {"x-compute-type": compute_type(context.engine.info)}
-    return EventStream(_events(requests, context, body.includes_usage, headers), headers, OPENAI)
+    return EventStream(_events(body, requests, context, headers), headers, OPENAI)
 
 
-async def _complete(requests: list[GenerationRequest], context: ServerContext) -> Response:
+async def _complete(body: CompletionRequest, requests: list[GenerationRequest], context: ServerContext) -> Response:
     async with context.generator.begin(requests) as generations, aclosing(interleave(generations)) as pieces:
-        async for _ in pieces:
-            pass
+        candidates = [_Candidate(generation, body, context.encoder.tokenizer) for generation in generations]
+        async for index, piece in pieces:
+            candidates[index].add(piece)
+    chosen = _best(candidates, body)
     reply = CompletionReply(
-        **envelope("cmpl", "text_completion", context.settings.model_name),
-        choices=[_choice(index, generation) for index, generation in enumerate(generations)],
-        usage=usage(generations),
+        **envelope("cmpl", "text_completion", requests[0].adapter or context.models.base),
+        choices=[candidate.choice(index) for index, candidate in enumerate(chosen)],
+        usage=usage(generations, body.candidates, body.only_echoes),
     )
     headers = reply_headers(context.engine.info, generations)
     return Response(reply.to_json(), headers=headers, media_type="application/json")
 
 
-def _choice(index: int, generation: Generation) -> CompletionChoice:
-    reason = finish_reason(generation.finish_reason)
-    return CompletionChoice(index=index, text=generation.text, logprobs=None, finish_reason=reason)
-
-
 async def _events(
-    requests: list[GenerationRequest], context: ServerContext, include_usage: bool, headers: dict[str, str]
+    body: CompletionRequest, requests: list[GenerationRequest], context: ServerContext, headers: dict[str, str]
 ) -> AsyncGenerator[bytes, None]:
-    chunks = ChunkWriter(envelope("cmpl", "text_completion", context.settings.model_name), include_usage)
+    model = requests[0].adapter or context.models.base
+    chunks = ChunkWriter(envelope("cmpl", "text_completion", model), body.includes_usage)
     async with context.generator.begin(requests) as generations:
         headers["x-compute-characters"] = compute_characters(generations)
+        candidates = [_Candidate(generation, body, context.encoder.tokenizer) for generation in generations]
         unfinished = len(generations)
         async with aclosing(interleave(generations)) as pieces:
             async for index, piece in pieces:
+                text = candidates[index].add(piece)
+                event = chunks.chunk(candidates[index].json(index, text)) if text or piece.finish else b""
                 if piece.finish:
                     unfinished -= 1
-                    last = chunks.chunk(_choice_json(index, piece.delta, finish_reason(piece.finish)))
-                    yield last if unfinished else last + chunks.end(generations)
-                elif piece.delta:
-                    yield chunks.chunk(_choice_json(index, piece.delta, None))
+                    if not unfinished:
+                        event += chunks.end(usage(generations, body.candidates, body.only_echoes))
+                if event:
+                    yield event
 
 
-def _choice_json(index: int, text: str, reason: str | None) -> bytes:
-    ending = (index, orjson.dumps(text), orjson.dumps(reason))
-    return b'{"index":%d,"text":%s,"logprobs":null,"finish_reason":%s}' % ending
+class _Candidate:
+    """One generation on its way to a choice."""
+
+    def __init__(self, generation: Generation, body: CompletionRequest, tokenizer: Tokenizer) -> None:
+        self.generation = generation
+        self._echo = _echoed(generation, tokenizer) if body.echo else ""
+        self._only_echoes = body.only_echoes
+        self._tokens = None if body.logprobs is None else CompletionTokens(tokenizer, body.logprobs)
+        self._placed = PlacedPieces()
+        self._begun = False
+
+    def add(self, piece: Piece) -> str:
+        """The text that `piece` adds to the choice."""
+        text = ""
+        if not self._begun:
+            self._begun = True
+            text = self._echo
+            if self._tokens and self.generation.request.prompt_logprobs:
+                self._tokens.add_prompt(self.generation, self._echo)
+        if self._only_echoes:
+            return text
+        if self._tokens:
+            self._tokens.add(self._placed.push(piece), shift=len(self._echo))
+        return text + piece.delta
+
+    def choice(self, index: int) -> CompletionChoice:
+        """The whole choice."""
+        text = self._echo if self._only_echoes else self._echo + self.generation.text
+        logprobs = CompletionLogprobs(**self._tokens.take()) if self._tokens else None
+        return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=self._reason)
+
+    def json(self, index: int, text: str) -> bytes:
+        """A chunk's choice, which brings `text`."""
+        logprobs = orjson.dumps(self._tokens.take()) if self._tokens else b"null"
+        reason = b'"%s"' % self._reason.encode() if self.generation.finish_reason else b"null"
+        values = (index, orjson.dumps(text), logprobs, reason)
+        return b'{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s}' % values
+
+    @property
+    def _reason(self) -> FinishReason:
+        return "length" if self._only_echoes else finish_reason(self.generation.finish_reason)
+
+
+def _best(candidates: Sequence[_Candidate], body: CompletionRequest) -> list[_Candidate]:
+    """For each prompt the `n` candidates that are likeliest per token; all in their order where none is left out."""
+    if body.candidates == body.choices:
+        return list(candidates)
+    chosen: list[_Candidate] = []
+    for first in range(0, len(candidates), body.candidates):
+        group = candidates[first : first + body.candidates]
+        ranked = sorted(group, key=lambda each: each.generation.mean_logprob, reverse=True)
+        chosen += ranked[: body.choices]
+    return chosen
+
+
+def _echoed(generation: Generation, tokenizer: Tokenizer) -> str:
+    """The prompt as text. A prompt in token ids may begin with a BOS, which is not text."""
+    prompt = generation.request.prompt
+    if isinstance(prompt, str):
+        return prompt
+    ids = generation.prompt.ids
+    return tokenizer.decode(ids[1:] if ids[0] == tokenizer.bos_id else ids)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from textgen_server.api.routes.server import VERSION
-from textgen_server.api.schemas.openai import FinishReason, OpenAiErrorReply, Usage
+from textgen_server.api.schemas.openai import FinishReason, OpenAiErrorReply, PromptTokensDetails, Usage
 from textgen_server.text.generation import Generation
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -41,11 +41,18 @@ def finish_reason(reason: str) -> FinishReason:
     return "length" if reason == "length" else "stop"
 
 
-def usage(generations: Sequence[Generation]) -> Usage:
-    """The tokens of `generations`."""
-    prompt = sum(len(generation.prompt.ids) for generation in generations)
-    completion = sum(generation.generated_tokens for generation in generations)
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+def usage(generations: Sequence[Generation], per_prompt: int, only_echoes: bool = False) -> Usage:
+    """The tokens of `generations`, of which there are `per_prompt` for each prompt. A prompt counts once."""
+    prompts = generations[::per_prompt]
+    prompt = sum(len(each.prompt.ids) for each in prompts)
+    completion = 0 if only_echoes else sum(each.generated_tokens for each in generations)
+    details = PromptTokensDetails(cached_tokens=sum(each.start.cached_tokens for each in prompts))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=details,
+    )
 
 
 class ChunkWriter:
@@ -65,9 +72,9 @@ class ChunkWriter:
         """The event that brings one choice, given as JSON."""
         return self._head + choice + self._tail
 
-    def end(self, generations: Sequence[Generation]) -> bytes:
+    def end(self, used: Usage) -> bytes:
         """What follows the last choice."""
         done = b"data: [DONE]\n\n"
         if not self._include_usage:
             return done
-        return self._head + b'],"usage":' + usage(generations).to_json() + b"}\n\n" + done
+        return self._head + b'],"usage":' + used.to_json() + b"}\n\n" + done

@@ -1,22 +1,25 @@
 """Bodies of /v1/completions."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import PlainValidator
+from pydantic import Field, PlainValidator
 
-from textgen_server.api.schemas.common import Reply, refuse_unsupported
-from textgen_server.api.schemas.openai import HARMLESS, CommonRequest, Completion, FinishReason, Usage
+from textgen_server.api.schemas.common import Reply
+from textgen_server.api.schemas.openai import MOST_CHOICES, CommonRequest, Completion, FinishReason, Usage
 from textgen_server.errors import InvalidRequest
-from textgen_server.settings import ServerOptions
+from textgen_server.text.models import ModelCatalogue
 from textgen_server.text.prompt import Prompt
 from textgen_server.text.request import Dialect, GenerationRequest
 
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "logprobs": (None,),
-    "suffix": (None,),
-}
+_MOST_LOGPROBS = 5  # OpenAI's
+_DIALECT = Dialect(
+    inputs="prompt",
+    max_new_tokens="max_tokens",
+    top_tokens="logprobs",
+    most_top_tokens=_MOST_LOGPROBS,
+    streams_prompt_logprobs=True,
+)
 
 
 def _as_prompts(value: Any) -> list[Prompt]:
@@ -42,40 +45,85 @@ _Prompts = Annotated[
 class CompletionRequest(CommonRequest):
     """A body of /v1/completions."""
 
+    _refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **CommonRequest._refused,
+        "suffix": (None, ""),  # no model here was trained to fill gaps
+    }
+
     prompt: _Prompts
     """One or several prompts, as text or as token ids."""
-
-    best_of: int | None = None
-    """Not supported yet, unless 1."""
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens to generate; 0 only with `echo`. Default: what the model's limit leaves."""
+    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    """Generate so many for each prompt, of which the `n` likeliest per token are the reply. Default: `n`."""
     echo: bool | None = None
-    """Not supported yet."""
+    """Put the prompt before the text, and its tokens before those of `logprobs`."""
     logprobs: int | None = None
-    """Not supported yet."""
-    suffix: str | None = None
-    """Not supported yet."""
+    """Report the log-probability of each token, and so many of the likeliest in its place, at most 5."""
 
-    def to_generations(self, settings: ServerOptions) -> list[GenerationRequest]:
-        """One request per prompt.
+    @property
+    def candidates(self) -> int:
+        """Generations for each prompt."""
+        return self.best_of or self.choices
+
+    @property
+    def only_echoes(self) -> bool:
+        """True where nothing is to be generated."""
+        return self.max_tokens == 0
+
+    def to_generations(self, models: ModelCatalogue, most_prompts: int) -> list[GenerationRequest]:
+        """`candidates` requests for each prompt, in the order of the prompts.
 
         Raises:
-            ModelNotFound: see `check_model`.
-            InvalidRequest: too many prompts, or something that is not supported.
+            ModelNotFound: another model is asked for than is served.
+            InvalidRequest: too many prompts, or fields that do not fit together.
         """
-        self.check_model(settings)
-        refuse_unsupported(self, HARMLESS | _HARMLESS)
-        most = settings.max_client_batch_size
-        if len(self.prompt) > most:
-            raise InvalidRequest(f"`prompt` supports up to {most} prompts. Given: {len(self.prompt)}", "prompt")
-        dialect = Dialect(inputs="prompt", max_new_tokens="max_tokens")
-        return [self.generation(prompt, self.max_tokens, dialect) for prompt in self.prompt]
+        adapter = models.adapter_of_model(self.model)
+        self._check(most_prompts)
+        requests = (self._request(prompt, adapter) for prompt in self.prompt)
+        return [sample for request in requests for sample in request.samples(self.candidates)]
+
+    def _check(self, most_prompts: int) -> None:
+        if len(self.prompt) > most_prompts:
+            raise InvalidRequest(f"`prompt` supports up to {most_prompts} prompts. Given: {len(self.prompt)}", "prompt")
+        if self.candidates < self.choices:
+            raise InvalidRequest("`best_of` must be at least `n`", "best_of")
+        if self.stream and self.candidates > self.choices:
+            raise InvalidRequest("`best_of` must be `n` when streaming, because the best is known last", "best_of")
+        if self.only_echoes and not self.echo:
+            raise InvalidRequest("`max_tokens` must be strictly positive, unless `echo` is true", "max_tokens")
+
+    def _request(self, prompt: Prompt, adapter: str) -> GenerationRequest:
+        return self.generation(
+            prompt,
+            adapter,
+            # The engine has no request without a token; the route leaves it out.
+            1 if self.only_echoes else self.max_tokens,
+            _DIALECT,
+            top_tokens=self.logprobs or 0,
+            raw_logprobs=self.logprobs is not None or self.candidates > self.choices,
+            prompt_logprobs=bool(self.echo) and self.logprobs is not None,
+        )
+
+
+class CompletionLogprobs(Reply):
+    """The tokens of a choice, one entry for each in every list."""
+
+    tokens: list[str]
+    """Texts; bytes that are only a part of a character as "bytes:\\xe2"."""
+    token_logprobs: list[float | None]
+    """Of the first token of a prompt there is none."""
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    """Where each token begins in the choice's text, in characters."""
 
 
 class CompletionChoice(Reply):
-    """The continuation of the `index`-th prompt."""
+    """A continuation. Those of the `i`-th prompt have the indices from `i * n` on."""
 
     index: int
     text: str
-    logprobs: None
+    logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
 
 
