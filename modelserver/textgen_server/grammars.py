@@ -15,16 +15,16 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 
 from textgen_server.sampling import Grammar
 
 # A lexer state takes one or two kilobytes, and a request's grammar has its own. JSON of a schema needs some hundreds.
 LIMITS = LLParserLimits(max_lexer_states=100_000, verbose_errors=False)
 
-# Where schemas say nothing else, at most one blank between the tokens of JSON, as TGI's outlines has it: small models
-# would otherwise go on with blanks until their last token. A schema may set its own with "x-guidance".
-_JSON_DEFAULTS: Any = {"whitespace_pattern": "[ ]?"}
+# Where a schema has no "x-guidance" of its own: at most one blank between the tokens of JSON, as in TGI. Small models
+# would otherwise go on with blanks until their last token.
+_JSON_STYLE = {"whitespace_pattern": "[ ]?"}
 
 CHECKER_STACK_BYTES = 8 << 20
 COMPILER_STACK_BYTES = 2 * CHECKER_STACK_BYTES
@@ -41,17 +41,21 @@ def to_llguidance(grammar: Grammar) -> str:
     """The grammar in llguidance's own format.
 
     Raises:
-        BadGrammar: it is no JSON, or no text.
+        BadGrammar: it is no JSON, or no text, or ends within an escape.
     """
     try:
         grammar.source.encode()
     except UnicodeEncodeError:
         raise BadGrammar("it has half a surrogate pair, which is no character") from None
     if grammar.kind == "json_schema":
-        schema = json.dumps(_closed(_parse(grammar.source)))
-        return LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_DEFAULTS)
+        schema = _closed(_parse(grammar.source))
+        if schema is True:
+            schema = {}
+        if isinstance(schema, dict):
+            schema.setdefault("x-guidance", _JSON_STYLE)
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema))
     if grammar.kind == "regex":
-        return LLMatcher.grammar_from_regex(grammar.source)
+        return LLMatcher.grammar_from_lark(f"start: /{_lark_regex(grammar.source)}/")
     return LLMatcher.grammar_from_lark(grammar.source)
 
 
@@ -76,7 +80,9 @@ def check(grammar: Grammar) -> str:
         matcher = compile_with(grammar, LLTokenizer("byte"))
     except BadGrammar as error:
         return str(error)
-    matcher.compute_bitmask()  # some limits, and grammars that nothing matches, are only found here
+    # Some limits, and grammars that nothing matches, are only found where a choice is to be made.
+    matcher.consume_tokens(matcher.compute_ff_tokens())
+    matcher.compute_bitmask()
     return reason(matcher.get_error()) if matcher.is_error() else ""
 
 
@@ -90,6 +96,14 @@ def reason(error: str) -> str:
         return f"the regular expression is wrong: {match[1]}"
     line = error.partition("\n")[0]
     return re.sub(r"^at \d+\(\d+\): (invalid regex \".*\" \(in regex\): )?", "", line)[:_LONGEST_REASON]
+
+
+def _lark_regex(source: str) -> str:
+    r"""As it stands between slashes, with \d for the ten digits of ASCII: those of all scripts, which differ from one
+    version of Unicode to the next, are not what anybody means."""
+    if re.search(r"(?<!\\)(\\\\)*\\\Z", source):  # llguidance would drop it
+        raise BadGrammar("the regular expression is wrong: it ends with a single backslash")
+    return regex_to_lark(source, "d")
 
 
 def _parse(source: str) -> Any:
