@@ -3,10 +3,13 @@
 A new route is a module in routes/ and its line in `_ROUTERS`.
 """
 
+from functools import cache
+
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from textgen_server.api.description import describe, operation_id
 from textgen_server.api.errors import HANDLED, reply_to_error
 from textgen_server.api.middleware.auth import RequireKey
 from textgen_server.api.middleware.limits import BodyLimit
@@ -44,12 +47,10 @@ _ROUTERS = (
 def create_app(context: ServerContext) -> FastAPI:
     """The ASGI application that serves `context`."""
     app = FastAPI(
-        title="textgen",
-        summary="Text generation with the APIs of TGI, OpenAI and KServe",
-        version=server.VERSION,
         openapi_url="/api-doc/openapi.json",
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=operation_id,
         middleware=[
             Middleware(LogRequests, log=context.requests),
             Middleware(
@@ -67,4 +68,5 @@ def create_app(context: ServerContext) -> FastAPI:
     app.state.context = context
     for router in _ROUTERS:
         app.include_router(router)
+    app.openapi = cache(lambda: describe(app.routes, context.settings.model_name))  # type: ignore[method-assign]
     return app

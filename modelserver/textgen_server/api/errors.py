@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from textgen_server.errors import (
     DeadlineExceeded,
@@ -144,8 +145,19 @@ async def reply_to_error(request: Request, error: Exception) -> Response:
     """Exception handler of the application."""
     problem = problem_of(error)
     surface = surface_of(request.url.path)
+    headers = {**problem.headers, **({"Allow": _allowed_methods(request)} if problem.status == 405 else {})}
     return Response(
-        orjson.dumps(surface.body(problem)), surface.status(problem), problem.headers, media_type="application/json"
+        orjson.dumps(surface.body(problem)), surface.status(problem), headers, media_type="application/json"
+    )
+
+
+def _allowed_methods(request: Request) -> str:
+    """Of all routes at the path; the router knows those of the first."""
+    routes = request.app.routes
+    return ", ".join(
+        method
+        for method in ("GET", "POST")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
     )
 
 

@@ -153,6 +153,38 @@ async def test_refusals_are_told_in_the_servers_words(browser: Browser, front: F
     assert await browser.run("return document.getElementById('prompt').value") == "hello"
 
 
+async def test_a_key_that_is_typed_in_is_sent(make_front: Callable[..., Front], browser: Browser) -> None:
+    front = make_front(TEXT, api_key=("secret",))
+    async with listening(front) as address:
+        await browser.open(f"{address}/playground")
+        await browser.until("document.querySelector('.model.down')")
+        assert await browser.text(".model") == (await front.get("/v1/models")).json()["error"]["message"]
+        await browser.type("#key", "secret")
+        await browser.type("#max_tokens", "64")
+        await browser.until("document.querySelector('.model.up')")
+        await browser.type("#prompt", "hello")
+        await browser.press(ENTER)
+        await browser.until(ENDED)
+        assert await browser.text(".answer .says") == TEXT
+        assert "secret" not in await browser.run("return document.documentElement.outerHTML")
+        await browser.open(f"{address}/playground")
+        assert await browser.run("return document.getElementById('key').value") == ""
+
+
+async def test_swagger_ui_asks_and_shows_the_answer(make_front: Callable[..., Front], browser: Browser) -> None:
+    front = make_front(TEXT, api_key=("secret",))
+    async with listening(front) as address:
+        await browser.open(f"{address}/docs")
+        button = "document.querySelector('[id$=get_v1_models] .opblock-summary-control')"
+        await browser.until(button)
+        await browser.run(f"{button}.click()")
+        await browser.until("document.querySelector('.execute')")
+        await browser.click(".execute")
+        await browser.until("document.querySelector('.live-responses-table')")
+        assert "invalid_api_key" in await browser.text(".live-responses-table")
+        assert [each for each in await browser.complaints() if "401" not in each] == []
+
+
 async def test_failures_in_the_middle_keep_what_came(browser: Browser, front: Front, address: str) -> None:
     front.engine.fail_after = 3
     await opened(browser, address)

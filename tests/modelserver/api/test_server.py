@@ -17,6 +17,12 @@ async def test_health_is_the_engines(front: Front, path: str, content: bytes) ->
     assert unhealthy.json() == {"error": "unhealthy", "error_type": "healthcheck"}
 
 
+async def test_wrong_methods_are_told_the_right_ones(front: Front) -> None:
+    for path, methods in (("/", "GET, POST"), ("/health", "GET"), ("/generate", "POST")):
+        refusal = await front.client.put(path)
+        assert (refusal.status_code, refusal.headers["allow"]) == (405, methods)
+
+
 async def test_draining_refuses_new_work_and_closes_the_connection(front: Front) -> None:
     front.context.lifecycle.draining = True
     assert (await front.get("/health")).status_code == 503

@@ -15,7 +15,7 @@ _OPEN = re.compile(
     r"/(health|ping|metrics)?"
     r"|/v2/health/(live|ready)"
     r"|/v2/models/.+/ready"
-    r"|/(docs|playground|openapi\.json|api-doc/openapi\.json)"
+    r"|/(playground|docs(/swagger-ui\S*)?|openapi\.json|api-doc/openapi\.json)"
 )
 
 

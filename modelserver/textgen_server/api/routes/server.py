@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from fastapi import APIRouter, Response
+from starlette.responses import PlainTextResponse
 
 from textgen_server.api.metrics import CONTENT_TYPE
 from textgen_server.api.schemas.kserve import Alive
@@ -21,7 +22,7 @@ async def root(context: Context) -> Response:
     return Response(Alive(status="alive").to_json(), media_type="application/json")
 
 
-@router.get("/health", responses={503: {"model": ErrorReply}})
+@router.get("/health", response_class=Response, responses={503: {"model": ErrorReply}})
 async def health(context: Context) -> Response:
     """200 with an empty body while requests can be served."""
     context.require_ready()
@@ -55,7 +56,7 @@ async def info(context: Context) -> Response:
     return Response(reply.to_json(), media_type="application/json")
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(context: Context) -> Response:
     """Prometheus' text format; answers also while the engine does not."""
     return Response(await context.metrics.expose(context.engine), media_type=CONTENT_TYPE)

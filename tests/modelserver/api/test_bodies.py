@@ -1,0 +1,148 @@
+"""Whatever a body holds: every route answers it, soon, and as its description says."""
+
+import asyncio
+import copy
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from front import Front, events
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from textgen_server.api.description import EXAMPLES
+from textgen_server.api.errors import GENERATE, KSERVE, OPENAI, TGI, surface_of
+
+MODEL = "test-model"
+SECONDS = 5
+EXAMPLES_EACH = 60
+
+each_route = pytest.mark.parametrize("path", EXAMPLES)
+bounded = settings(
+    max_examples=EXAMPLES_EACH,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # one server answers all of them
+)
+
+numbers = st.integers() | st.floats() | st.sampled_from([0, -1, 1, 5, 2**31, 2**63, 2**64, -(2**63), 10**400, 1e-300])
+scalars = (
+    st.none() | st.booleans() | numbers | st.text(max_size=8) | st.sampled_from(["\ud800", "\0", "<turn>", "json"])
+)
+junk = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def target(path: str) -> str:
+    return path.replace("{model_name}", MODEL).replace("{model_version}", "1")
+
+
+async def reply_to(front: Front, path: str, body: bytes) -> httpx.Response:
+    async with asyncio.timeout(SECONDS):
+        return await front.client.post(target(path), content=body, headers={"content-type": "application/json"})
+
+
+def check(response: httpx.Response, path: str, document: dict[str, Any]) -> None:
+    """It is one of the replies that the description has, in the shape of the API."""
+    assert response.status_code < 500, response.text
+    assert str(response.status_code) in document["paths"][path]["post"]["responses"], response.text
+    if response.status_code != 200:
+        check_error(response.json(), path)
+    elif response.headers["content-type"].startswith("text/event-stream"):
+        for event in events(response):
+            assert event == "[DONE]" or "error" not in event
+    else:
+        assert isinstance(response.json(), dict | list)
+
+
+def check_error(error: Any, path: str) -> None:
+    match surface_of(path), error:
+        case surface, {"error": str(), "error_type": str()} if surface is TGI:
+            assert len(error) == 2
+        case surface, {"error": {"message": str(), "type": str(), "param": _, "code": _}} if surface is OPENAI:
+            assert len(error) == 1
+        case surface, {"error": str()} if surface in (KSERVE, GENERATE):
+            assert len(error) == 1
+        case _:
+            pytest.fail(f"{path}: {error}")
+
+
+@pytest.fixture
+def document(front: Front) -> dict[str, Any]:
+    return front.app.openapi()
+
+
+def names_in(document: dict[str, Any]) -> list[str]:
+    """Every field that some schema of the description has."""
+    return sorted(
+        {name for schema in document["components"]["schemas"].values() for name in schema.get("properties", ())}
+    )
+
+
+def places(body: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where in `body` there are values, as keys and indices from its top."""
+    children = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    for key, child in children:
+        yield (*where, key)
+        yield from places(child, (*where, key))
+
+
+def spoil(body: Any, names: list[str], draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
+    """Change one value, leave one out, or add a field."""
+    parent = body
+    *above, last = draw(st.sampled_from(sorted(places(body), key=str)))
+    for key in above:
+        parent = parent[key]
+    match draw(st.sampled_from(["change", "change", "leave out", "add", "add"])):
+        case "change":
+            parent[last] = draw(junk)
+        case "leave out":
+            del parent[last]
+        case "add" if isinstance(parent, dict):
+            parent[draw(st.sampled_from(names))] = draw(junk)
+
+
+@each_route
+@bounded
+@given(data=st.data())
+async def test_bodies_that_are_nearly_right(
+    front: Front, document: dict[str, Any], path: str, data: st.DataObject
+) -> None:
+    body = copy.deepcopy(EXAMPLES[path])
+    for _ in range(data.draw(st.integers(1, 3))):
+        if body:
+            spoil(body, names_in(document), data.draw)
+    check(await reply_to(front, path, json.dumps(body).encode()), path, document)
+
+
+@each_route
+@bounded
+@given(body=st.binary(max_size=40) | junk.map(lambda value: json.dumps(value).encode()))
+@example(body=b"")
+@example(body=b"[" * 100_000)
+@example(body=b'{"inputs":' * 10_000)
+@example(body=b'{"inputs": "\xff"}')
+@example(body=b'{"inputs": "a", "inputs": 1}')
+@example(body=b"1" * 5000)
+@example(body='{"prompt": "é"}'.encode("utf-16"))
+async def test_bodies_that_are_something_else(front: Front, document: dict[str, Any], path: str, body: bytes) -> None:
+    response = await reply_to(front, path, body)
+    check(response, path, document)
+    assert response.status_code in (400, 422), response.text
+
+
+@each_route
+async def test_examples_of_the_description_are_answered(front: Front, path: str) -> None:
+    response = await front.post(target(path), EXAMPLES[path])
+    assert response.status_code == 200, response.text
+
+
+async def test_every_body_has_an_example_in_the_description(document: dict[str, Any]) -> None:
+    with_body = {path for path, methods in document["paths"].items() if "requestBody" in methods.get("post", {})}
+    assert with_body == set(EXAMPLES)
