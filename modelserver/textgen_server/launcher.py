@@ -25,13 +25,14 @@ import uvloop
 from textgen_server.api.app import create_app
 from textgen_server.api.http import BACKLOG, uvicorn_config
 from textgen_server.api.keys import ApiKeys
+from textgen_server.api.predictor import server as predictor
 from textgen_server.api.routes.server import VERSION
 from textgen_server.api.state import ServerContext
 from textgen_server.errors import ShuttingDown, StartupError
 from textgen_server.ranks import Ranks, Supervisor
 from textgen_server.rotation import Rotated, keep_fresh
 from textgen_server.rpc.remote import RemoteEngine
-from textgen_server.settings import ServerSettings, parse
+from textgen_server.settings import ServerOptions, ServerSettings, parse
 from textgen_server.telemetry import configure_logging
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.tls import Certificate
@@ -53,7 +54,7 @@ def main() -> int:
         settings = parse()
         configure_logging(settings.log_level, settings.json_output)
         edge = Edge.load(settings)
-        with _listen(settings.hostname, settings.port) as listener:
+        with _listen(settings.hostname, settings.port, "--port") as listener, _reserved(settings):
             _log.info("model %s", settings.model_id)
             model = locate(settings.model_id, settings.revision, settings.huggingface_hub_cache, _log.info)
             return uvloop.run(_run(settings, edge, model, listener))
@@ -113,7 +114,7 @@ async def _run(settings: ServerSettings, edge: Edge, model: ModelFolder, listene
             return await _serve(settings, edge, model, engine, listener, watching, stop)
 
 
-def _listen(hostname: str, port: int) -> socket.socket:
+def _listen(hostname: str, port: int, flag: str) -> socket.socket:
     """Bind now, so that a busy port is known before the model is loaded; the API listens on it later."""
     family = socket.AF_INET6 if ":" in hostname else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -122,8 +123,15 @@ def _listen(hostname: str, port: int) -> socket.socket:
         listener.bind((hostname, port))
     except OSError as error:
         listener.close()
-        raise StartupError(f"cannot listen on {hostname}:{port}: {error.strerror}; choose another --port") from None
+        raise StartupError(f"cannot listen on {hostname}:{port}: {error.strerror}; choose another {flag}") from None
     return listener
+
+
+def _reserved(settings: ServerSettings) -> contextlib.AbstractContextManager[Any]:
+    """Holds the port for gRPC, which cannot be given a socket. A socket that does not listen is in nobody's way."""
+    if settings.grpc_port is None:
+        return contextlib.nullcontext()
+    return _listen(settings.hostname, settings.grpc_port, "--grpc-port")
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -162,9 +170,33 @@ async def _serve(
     watching: asyncio.Task[None],
     stop: asyncio.Event,
 ) -> int:
-    """Answer HTTP until a signal comes (0) or the engine is lost for good (raises StartupError)."""
+    """Answer until a signal comes (0) or the engine is lost for good (raises StartupError)."""
     encoder = PromptEncoder.load(model.path, settings)
     context = ServerContext.create(settings, engine, encoder, edge.keys, edge.tracing)
+    async with _serving_grpc(context, edge):
+        return await _serve_http(context, edge, engine, listener, watching, stop)
+
+
+@contextlib.asynccontextmanager
+async def _serving_grpc(context: ServerContext, edge: Edge) -> AsyncIterator[None]:
+    hostname, port = context.settings.hostname, context.settings.grpc_port
+    if port is None:
+        yield
+        return
+    async with predictor.serving(context, hostname, port, edge.certificate) as bound:
+        _log.info("gRPC at %s:%d", hostname, bound)
+        yield
+
+
+async def _serve_http(
+    context: ServerContext,
+    edge: Edge,
+    engine: RemoteEngine,
+    listener: socket.socket,
+    watching: asyncio.Task[None],
+    stop: asyncio.Event,
+) -> int:
+    settings = context.settings
     server = _Server(uvicorn_config(create_app(context), settings, edge.certificate))
     refreshing = asyncio.create_task(keep_fresh(edge.files))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -185,13 +217,13 @@ async def _serve(
         server.should_exit = True
         await serving
         refreshing.cancel()
-        encoder.close()
+        context.encoder.close()
         if edge.tracing:
             await asyncio.to_thread(edge.tracing.close)
     return 0
 
 
-def _log_ready(settings: ServerSettings, edge: Edge, engine: RemoteEngine, listener: socket.socket) -> None:
+def _log_ready(settings: ServerOptions, edge: Edge, engine: RemoteEngine, listener: socket.socket) -> None:
     info = engine.info
     host, port = listener.getsockname()[:2]
     _log.info(

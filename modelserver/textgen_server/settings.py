@@ -127,7 +127,7 @@ class ServerOptions(BaseModel):
     """Largest `top_n_tokens`."""
 
     max_client_batch_size: int = Field(default=4, ge=1)
-    """Most prompts in one request to /v1/completions."""
+    """Most prompts in one request to /v1/completions, or to KServe's routes."""
 
     payload_limit: int = Field(default=2_000_000, ge=1)
     """Largest request body, in bytes."""
@@ -185,6 +185,10 @@ class ServerOptions(BaseModel):
 
     port: int = Field(default=3000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+
+    grpc_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port for KServe's Open Inference Protocol over gRPC, with the same keys and certificate; 0 takes a free one.
+    Default: not served."""
 
     validation_workers: int = Field(default=2, ge=1)
     """Threads that tokenize prompts."""

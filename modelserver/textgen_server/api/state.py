@@ -63,9 +63,14 @@ class ServerContext:
         """Requests that hold a place; 0 when a draining server is done."""
         return self.generator.admission.in_flight
 
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be served."""
+        return self.engine.healthy and not self.lifecycle.draining
+
     def require_ready(self) -> None:
         """Raises EngineUnavailable unless requests can be served."""
-        if self.lifecycle.draining or not self.engine.healthy:
+        if not self.ready:
             raise EngineUnavailable("unhealthy")
 
     def refuse_while_draining(self) -> None:

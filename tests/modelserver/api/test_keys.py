@@ -22,7 +22,7 @@ OPEN = {
     "/v2/health/live",
     "/v2/health/ready",
     "/v2/models/{model_name}/ready",
-    "/v2/models/{model_name}/versions/{version}/ready",
+    "/v2/models/{model_name}/versions/{model_version}/ready",
 }
 
 

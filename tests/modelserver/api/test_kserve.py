@@ -397,6 +397,14 @@ async def test_predict_refuses_in_kserves_shape(front: Front, instances: list[An
     assert "instances" in response.json()["error"]
 
 
+async def test_the_card_of_a_model_is_also_its_readiness(front: Front) -> None:
+    card = (await front.get("/v1/models/test-model")).json()
+    assert (card["name"], card["ready"], card["object"]) == ("test-model", True, "model")
+    front.engine.healthy = False
+    response = await front.get("/v1/models/test-model")
+    assert (response.status_code, response.json()["ready"]) == (200, False)
+
+
 async def test_a_client_that_leaves_ends_the_work(make_front: Callable[..., Front]) -> None:
     front = make_front(TEXT)
     front.engine.pace = 0.02

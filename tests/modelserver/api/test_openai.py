@@ -285,7 +285,8 @@ async def test_the_model_and_its_adapters_are_listed(make_front: Callable[..., F
     names = ["org/public-name", "org/french"]
     cards = [{"id": name, "object": "model", "created": 0, "owned_by": "org/public-name"} for name in names]
     assert (await front.get("/v1/models")).json() == {"object": "list", "data": cards}
-    assert [(await front.get(f"/v1/models/{name}")).json() for name in names] == cards
+    states = [card | {"name": card["id"], "ready": True} for card in cards]
+    assert [(await front.get(f"/v1/models/{name}")).json() for name in names] == states
 
 
 async def test_a_model_that_is_not_served_has_no_card(front: Front) -> None:

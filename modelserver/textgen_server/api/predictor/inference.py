@@ -77,6 +77,8 @@ class Inference:
         """
         adapter = context.models.adapter_of_model(model_name)
         texts = [text for tensor in self.prompts for text in texts_of(tensor)]
+        if not texts:
+            raise InvalidRequest("`inputs` cannot be empty", "inputs")
         check_batch(len(texts), "inputs", context)
         make = self.parameters.to_generation
         requests = [make(text, "inputs", adapter, context.models, stream) for text in texts]
@@ -163,8 +165,12 @@ def likeliest(generations: Sequence[Generation]) -> list[Generation]:
 
 def full_text(generation: Generation, parameters: KServeParameters) -> str:
     """The generated text, behind the prompt if `parameters` want that."""
-    prompt = generation.request.prompt if parameters.wants_full_text() else ""
-    return f"{prompt}{generation.text}"
+    return shown_prompt(generation, parameters) + generation.text
+
+
+def shown_prompt(generation: Generation, parameters: KServeParameters) -> str:
+    """What the reply's text begins with: the prompt if `parameters` want that, else nothing."""
+    return str(generation.request.prompt) if parameters.wants_full_text() else ""
 
 
 def check_batch(size: int, field: str, context: ServerContext) -> None:

@@ -50,7 +50,8 @@ class Tensor:
     @property
     def is_spelled(self) -> bool:
         """True where the values are the bytes of one text, one by one."""
-        return self.datatype in (BYTES, "UINT8") and all(type(value) is int for value in self.values)
+        values = self.values
+        return self.datatype in (BYTES, "UINT8") and len(values) > 0 and all(type(value) is int for value in values)
 
     def check_shape(self) -> None:
         """Raises InvalidRequest when shape and values do not fit."""

@@ -14,6 +14,15 @@ class ModelCard(Reply):
     owned_by: str
 
 
+class ModelState(ModelCard):
+    """A served model, for OpenAI's clients and for those of KServe's first protocol."""
+
+    name: str
+    """As `id`."""
+    ready: bool
+    """Requests can be served."""
+
+
 class ModelList(Reply):
     """The served models."""
 
