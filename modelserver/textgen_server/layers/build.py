@@ -7,10 +7,15 @@ from torch import Tensor, nn
 
 from textgen_server.attention.base import Attention
 from textgen_server.layers.embedding import OutputHead, VocabParallelEmbedding
+from textgen_server.layers.lora import AdapterRows, LoraLinear
+from textgen_server.layers.norm import LayerNorm
 from textgen_server.layers.partition import Heads, partition
 from textgen_server.parallel import Group
 from textgen_server.quantization.base import Quantization
 from textgen_server.weights.loader import Loader, Part
+
+Piece = tuple[str, int, int]
+"""Output features of a matrix: (prefix of its names, start, length)."""
 
 
 class RowParallelLinear(nn.Module):
@@ -29,33 +34,58 @@ class RowParallelLinear(nn.Module):
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds parallel layers from checkpoint tensors named as Hugging Face names them."""
+    """Builds parallel layers from checkpoint tensors named as Hugging Face names them.
+
+    Attributes:
+        adapter_rows: shared by the layers, where adapters may be added to them; None where not.
+        transposed: matrices are stored as [in, out] (GPT-2).
+    """
 
     loader: Loader
     group: Group
     quantization: Quantization
     attention: type[Attention]
+    adapter_rows: AdapterRows | None = None
+    transposed: bool = False
+
+    def root(self, name: str, roots: Sequence[str]) -> str:
+        """The first of `roots` that the checkpoint puts before `name`; the first of all where it has none of them, so
+        that the complaint about what is missing shows the usual name."""
+        return next((root for root in roots if root + name in self.loader), roots[0])
 
     def vector(self, name: str) -> Tensor:
         """A whole tensor, the same on every rank (norm weights)."""
         return self.loader.tensor([Part(name)])
 
-    def columns(self, pieces: Sequence[tuple[str, int, int]]) -> nn.Module:
-        """Column-parallel linear, several matrices fused: output features are (prefix, start, length) of each piece.
-        Biases are taken where the checkpoint has them."""
-        weights = [Part(f"{prefix}.weight", 0, start, length) for prefix, start, length in pieces]
+    def layer_norm(self, prefix: str, eps: float) -> LayerNorm:
+        """A LayerNorm, with its bias where the checkpoint has one."""
+        bias = f"{prefix}.bias"
+        return LayerNorm(self.vector(f"{prefix}.weight"), self.vector(bias) if bias in self.loader else None, eps)
+
+    def columns(self, pieces: Sequence[Piece]) -> nn.Module:
+        """Column-parallel linear, several pieces fused. Biases are taken where the checkpoint has them."""
+        weights = [Part(f"{prefix}.weight", 0, start, length, self.transposed) for prefix, start, length in pieces]
         biases = [Part(f"{prefix}.bias", 0, start, length) for prefix, start, length in pieces]
         has_bias = all(part.name in self.loader for part in biases)
-        return self.quantization.linear(self.loader, weights, self.loader.tensor(biases) if has_bias else None)
+        linear = self.quantization.linear(self.loader, weights, self.loader.tensor(biases) if has_bias else None)
+        return self._adaptable(linear, pieces, None)
 
-    def rows(self, prefix: str, start: int, length: int) -> nn.Module:
-        """Row-parallel linear over the input features start .. start + length."""
+    def rows(self, prefix: str, start: int, length: int, summed: bool = True) -> nn.Module:
+        """Row-parallel linear over the input features start .. start + length. With `summed` off it is this rank's
+        part of the sum, for layers that sum more than one at once."""
         name = f"{prefix}.bias"
         bias = self.vector(name) if name in self.loader else None
-        parts = [Part(f"{prefix}.weight", 1, start, length)]
-        if self.group.size == 1:
-            return self.quantization.linear(self.loader, parts, bias)
-        return RowParallelLinear(self.quantization.linear(self.loader, parts, None), bias, self.group)
+        parts = [Part(f"{prefix}.weight", 1, start, length, self.transposed)]
+        # What is summed over the ranks gets its bias behind the sum, or on one of them.
+        own_bias = bias if self.group.size == 1 or (not summed and self.group.rank == 0) else None
+        linear = self.quantization.linear(self.loader, parts, own_bias)
+        linear = self._adaptable(linear, [(prefix, 0, None)], (start, length))
+        return RowParallelLinear(linear, bias, self.group) if summed and self.group.size > 1 else linear
+
+    def _adaptable(
+        self, linear: nn.Module, outputs: Sequence[tuple[str, int, int | None]], inputs: tuple[int, int] | None
+    ) -> nn.Module:
+        return linear if self.adapter_rows is None else LoraLinear(linear, outputs, inputs, self.adapter_rows)
 
     def heads(self, num_heads: int, num_kv_heads: int) -> Heads:
         """This rank's attention heads."""

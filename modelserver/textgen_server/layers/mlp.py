@@ -1,21 +1,59 @@
-"""Feed-forward layers."""
+"""Feed-forward layers. With `summed` off, a rank's result is its part of a sum that the caller takes over the ranks."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.layers.activation import Activation
 from textgen_server.layers.build import Builder
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), gate and up in one matrix (SwiGLU, Shazeer 2020)."""
+    """down(activation(gate(x)) * up(x)), gate and up in one matrix (Shazeer 2020)."""
 
-    def __init__(self, build: Builder, prefix: str, intermediate_size: int) -> None:
+    def __init__(
+        self,
+        build: Builder,
+        prefix: str,
+        intermediate_size: int,
+        activation: Activation = F.silu,
+        names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+        summed: bool = True,
+    ) -> None:
+        """`names` of gate, up and down; a gate and an up of one name are the halves of one matrix."""
         super().__init__()
         start, length = build.share(intermediate_size)
-        self.gate_up = build.columns([(f"{prefix}.gate_proj", start, length), (f"{prefix}.up_proj", start, length)])
-        self.down = build.rows(f"{prefix}.down_proj", start, length)
+        gate, up, down = names
+        up_start = start + intermediate_size if gate == up else start
+        self.gate_up = build.columns([(f"{prefix}.{gate}", start, length), (f"{prefix}.{up}", up_start, length)])
+        self.down = build.rows(f"{prefix}.{down}", start, length, summed)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
+        out: Tensor = self.down(self.activation(gate) * up)
+        return out
+
+
+class MLP(nn.Module):
+    """down(activation(up(x)))."""
+
+    def __init__(
+        self,
+        build: Builder,
+        prefix: str,
+        intermediate_size: int,
+        activation: Activation,
+        names: tuple[str, str],
+        summed: bool = True,
+    ) -> None:
+        """`names` of up and down."""
+        super().__init__()
+        start, length = build.share(intermediate_size)
+        up, down = names
+        self.up = build.columns([(f"{prefix}.{up}", start, length)])
+        self.down = build.rows(f"{prefix}.{down}", start, length, summed)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.activation(self.up(x)))
         return out

@@ -1,6 +1,7 @@
 """Normalisation layers."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -17,3 +18,44 @@ class RMSNorm(nn.Module):
             return torch.rms_norm(x, self.weight.shape, self.weight, self.eps)
         normed = torch.rms_norm(x.float(), self.weight.shape, None, self.eps)
         return normed.to(x.dtype) * self.weight
+
+
+class OffsetRMSNorm(nn.Module):
+    """x / rms(x) * (1 + offset), in float32 to the end: Gemma's."""
+
+    def __init__(self, offset: Tensor, eps: float) -> None:
+        super().__init__()
+        self.weight = 1 + offset.float()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class HeadNorm(nn.Module):
+    """A norm for each head of queries and keys by itself, [T, heads, head_dim] to the same.
+
+    Queries share one weight and keys another, so `query` and `key` are norms of the same kind over head_dim.
+    """
+
+    def __init__(self, query: nn.Module, key: nn.Module, num_queries: int) -> None:
+        super().__init__()
+        self.query = query
+        self.key = key
+        self.num_queries = num_queries
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.query(x[:, : self.num_queries]), self.key(x[:, self.num_queries :])], dim=1)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / deviation * weight + bias over the last dimension (Ba et al. 2016); the bias may be absent."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, eps: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)

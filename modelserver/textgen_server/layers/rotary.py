@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,28 @@ class RopeConfig:
     dim: int
     theta: float
     max_positions: int
-    scaling: dict[str, float | str]
+    scaling: dict[str, Any]
+
+
+def angles(rope: RopeConfig) -> tuple[Tensor, float]:
+    """Angle of each pair of features at each position, [max_positions, dim / 2] float32, and the factor on cos and sin.
+
+    Raises:
+        CheckpointError: a rope_type that is not known here, or one of its parameters is missing or wrong.
+    """
+    positions = torch.arange(rope.max_positions, dtype=torch.float32)
+    if _kind(rope) != "longrope":
+        frequencies, factor = inverse_frequencies(rope)
+        return torch.outer(positions, frequencies), factor
+    near, far, factor = _longrope(rope)
+    original = int(_number(rope, "original_max_position_embeddings"))
+    return torch.cat([torch.outer(positions[:original], near), torch.outer(positions[original:], far)]), factor
+
+
+def _kind(rope: RopeConfig) -> str:
+    """LongRoPE went by other names in the first releases of Phi-3."""
+    kind = str(rope.scaling.get("rope_type", rope.scaling.get("type", "default")))
+    return "longrope" if kind in ("su", "yarn") and "long_factor" in rope.scaling else kind
 
 
 def inverse_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
@@ -32,9 +54,8 @@ def inverse_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
     Raises:
         CheckpointError: a rope_type that is not known here, or one of its parameters is missing or no number.
     """
-    kind = str(rope.scaling.get("rope_type", rope.scaling.get("type", "default")))
-    exponents = torch.arange(0, rope.dim, 2, dtype=torch.int64).float() / rope.dim
-    frequencies = 1.0 / rope.theta**exponents
+    kind = _kind(rope)
+    frequencies = 1.0 / rope.theta ** _exponents(rope)
     if kind == "default":
         return frequencies, 1.0
     if kind == "linear":
@@ -43,7 +64,24 @@ def inverse_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
         return _llama3(rope, frequencies), 1.0
     if kind == "yarn":
         return _yarn(rope, frequencies)
-    raise CheckpointError(f"config.json: rope_type {kind!r} is not supported; supported: linear, llama3, yarn")
+    raise CheckpointError(
+        f"config.json: rope_type {kind!r} is not supported; supported: linear, llama3, yarn, longrope"
+    )
+
+
+def _exponents(rope: RopeConfig) -> Tensor:
+    return torch.arange(0, rope.dim, 2, dtype=torch.int64).float() / rope.dim
+
+
+def _longrope(rope: RopeConfig) -> tuple[Tensor, Tensor, float]:
+    """LongRoPE (Ding et al. 2024): a divisor for each frequency, one set for positions of the original length and one
+    for those beyond, and the attention factor."""
+    original = _number(rope, "original_max_position_embeddings")
+    factor = _number(rope, "factor", rope.max_positions / original)
+    attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    base = rope.theta ** _exponents(rope)
+    near, far = (1.0 / (_numbers(rope, name, rope.dim // 2) * base) for name in ("short_factor", "long_factor"))
+    return near, far, _number(rope, "attention_factor", attention)
 
 
 def _llama3(rope: RopeConfig, frequencies: Tensor) -> Tensor:
@@ -93,16 +131,26 @@ def _number(rope: RopeConfig, name: str, default: float | None = None) -> float:
     return float(value)
 
 
+def _numbers(rope: RopeConfig, name: str, length: int) -> Tensor:
+    values = rope.scaling.get(name)
+    if (
+        not isinstance(values, list)
+        or len(values) != length
+        or not all(type(v) in (int, float) and v > 0 for v in values)
+    ):
+        raise CheckpointError(f"config.json: {name} of the rope scaling must list {length} numbers above 0")
+    return torch.tensor(values, dtype=torch.float32)
+
+
 class Rotary(nn.Module):
     """Tables of cos and sin for all positions, and their application to heads."""
 
     def __init__(self, rope: RopeConfig, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        frequencies, factor = inverse_frequencies(rope)
-        angles = torch.outer(torch.arange(rope.max_positions, dtype=torch.float32), frequencies)
-        angles = torch.cat([angles, angles], dim=-1)
-        self.cos = (angles.cos() * factor).to(device, dtype)
-        self.sin = (angles.sin() * factor).to(device, dtype)
+        turns, factor = angles(rope)
+        turns = torch.cat([turns, turns], dim=-1)
+        self.cos = (turns.cos() * factor).to(device, dtype)
+        self.sin = (turns.sin() * factor).to(device, dtype)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin) for positions [T], each [T, 1, dim]; once per step, for all layers."""
@@ -113,3 +161,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (x[i], x[i + dim/2]) of the last dimension by its position's angle. x: [T, heads, dim]."""
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)
+
+
+def rotate_part(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The same for the first features of each head, as many as cos and sin have; the others stay."""
+    dim = cos.shape[-1]
+    return torch.cat([rotate(x[..., :dim], cos, sin), x[..., dim:]], dim=-1)

@@ -1,41 +1,22 @@
-"""Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU (Touvron et al. 2023)."""
+"""Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU (Touvron et al. 2023).
+
+Families that differ from it in some part override that part.
+"""
+
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
-from textgen_server.layers.build import Builder
+from textgen_server.layers.build import Builder, Piece
 from textgen_server.layers.mlp import GatedMLP
 from textgen_server.layers.norm import RMSNorm
-from textgen_server.layers.rotary import Rotary, rotate
+from textgen_server.layers.partition import Heads
+from textgen_server.layers.qkv import separate
+from textgen_server.layers.rotary import Rotary
+from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig
-
-
-class LlamaAttention(nn.Module):
-    """Query, key and value in one matrix; the heads of this rank only."""
-
-    def __init__(self, config: ModelConfig, build: Builder, prefix: str, window: int | None) -> None:
-        super().__init__()
-        self.heads = heads = build.heads(config.num_heads, config.num_kv_heads)
-        self.head_dim = dim = config.head_dim
-        self.qkv = build.columns(
-            [
-                (f"{prefix}.q_proj", heads.q_start * dim, heads.q_count * dim),
-                (f"{prefix}.k_proj", heads.kv_start * dim, heads.kv_count * dim),
-                (f"{prefix}.v_proj", heads.kv_start * dim, heads.kv_count * dim),
-            ]
-        )
-        self.out = build.rows(f"{prefix}.o_proj", heads.q_start * dim, heads.q_count * dim)
-        self.attention = build.attention(AttentionSpec(heads.q_count, heads.kv_count, dim, dim**-0.5, window))
-
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        heads, dim = self.heads, self.head_dim
-        qkv = self.qkv(x).view(len(x), heads.q_count + 2 * heads.kv_count, dim)
-        qk, v = qkv.split([heads.q_count + heads.kv_count, heads.kv_count], dim=1)
-        q, k = rotate(qk, *rotary).split([heads.q_count, heads.kv_count], dim=1)
-        attended = self.attention.forward(q, k, v, cache.keys, cache.values, batch)
-        out: Tensor = self.out(attended.reshape(len(x), heads.q_count * dim))
-        return out
 
 
 class LlamaLayer(nn.Module):
@@ -43,38 +24,76 @@ class LlamaLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, build: Builder, prefix: str, window: int | None) -> None:
         super().__init__()
-        self.input_norm = RMSNorm(build.vector(f"{prefix}.input_layernorm.weight"), config.norm_eps)
-        self.attention = LlamaAttention(config, build, f"{prefix}.self_attn", window)
-        self.mlp_norm = RMSNorm(build.vector(f"{prefix}.post_attention_layernorm.weight"), config.norm_eps)
-        self.mlp = GatedMLP(build, f"{prefix}.mlp", config.intermediate_size)
+        self.input_norm = self.norm(config, build, f"{prefix}.input_layernorm")
+        self.attention = self.make_attention(config, build, f"{prefix}.self_attn", window)
+        self.mlp_norm = self.norm(config, build, f"{prefix}.post_attention_layernorm")
+        self.mlp = self.make_mlp(config, build, f"{prefix}.mlp")
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        x = x + self.attention(self.input_norm(x), rotary, batch, cache)
+        x = x + self.attention(self.input_norm(x), rotary, batch, cache.keys, cache.values)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
+
+    @classmethod
+    def norm(cls, config: ModelConfig, build: Builder, prefix: str) -> nn.Module:
+        return RMSNorm(build.vector(f"{prefix}.weight"), config.norm_eps)
+
+    @classmethod
+    def make_attention(cls, config: ModelConfig, build: Builder, prefix: str, window: int | None) -> nn.Module:
+        heads = build.heads(config.num_heads, config.num_kv_heads)
+        return SelfAttention(
+            build,
+            heads,
+            cls.attention_spec(config, heads, window),
+            cls.qkv(config, heads, prefix),
+            f"{prefix}.o_proj",
+            config.rope.dim,
+            cls.head_norm(config, build, heads, prefix),
+        )
+
+    @classmethod
+    def attention_spec(cls, config: ModelConfig, heads: Heads, window: int | None) -> AttentionSpec:
+        return AttentionSpec(heads.q_count, heads.kv_count, config.head_dim, config.head_dim**-0.5, window)
+
+    @classmethod
+    def qkv(cls, config: ModelConfig, heads: Heads, prefix: str) -> list[Piece]:
+        return separate(prefix, heads, config.head_dim)
+
+    @classmethod
+    def head_norm(cls, config: ModelConfig, build: Builder, heads: Heads, prefix: str) -> nn.Module | None:
+        return None
+
+    @classmethod
+    def make_mlp(cls, config: ModelConfig, build: Builder, prefix: str) -> nn.Module:
+        return GatedMLP(build, prefix, config.intermediate_size, config.activation("hidden_act", "silu"))
 
 
 class LlamaForCausalLM(nn.Module):
     """The whole decoder."""
 
+    layer: ClassVar[type[LlamaLayer]] = LlamaLayer
+    roots: ClassVar[tuple[str, ...]] = ("model.",)
+    """What may stand before the names of the decoder's tensors."""
+
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         super().__init__()
-        window = self.window(config)
+        root = build.root("embed_tokens.weight", self.roots)
         heads = build.heads(config.num_heads, config.num_kv_heads)
         self.cache_spec = CacheSpec(config.num_layers, heads.kv_count, config.head_dim)
-        self.embedding = build.embedding("model.embed_tokens.weight", config.vocab_size)
+        self.embedding = build.embedding(f"{root}embed_tokens.weight", config.vocab_size)
         self.rotary = Rotary(config.rope, build.loader.device, build.loader.dtype)
         self.layers = nn.ModuleList(
-            LlamaLayer(config, build, f"model.layers.{index}", window) for index in range(config.num_layers)
+            self.layer(config, build, f"{root}layers.{index}", window)
+            for index, window in enumerate(self.windows(config))
         )
-        self.norm = RMSNorm(build.vector("model.norm.weight"), config.norm_eps)
-        head = "model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight"
+        self.norm = self.layer.norm(config, build, f"{root}norm")
+        head = f"{root}embed_tokens.weight" if config.tied_embeddings else "lm_head.weight"
         self.head = build.output_head(head, config.vocab_size)
 
-    @staticmethod
-    def window(config: ModelConfig) -> int | None:
-        """How far back a token sees: everywhere."""
-        return None
+    @classmethod
+    def windows(cls, config: ModelConfig) -> list[int | None]:
+        """How far back a token sees in each layer: everywhere."""
+        return [None] * config.num_layers
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
         x = self.embedding(tokens)

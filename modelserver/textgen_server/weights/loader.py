@@ -14,12 +14,14 @@ from textgen_server.weights.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Part:
-    """A slice of a checkpoint tensor: `length` entries from `start` along `dim`; without `dim`, all of it."""
+    """A slice of a checkpoint tensor: `length` entries from `start` along `dim`; without `dim`, all of it. A matrix
+    that is stored the other way round is `transposed` first."""
 
     name: str
     dim: int | None = None
     start: int = 0
     length: int = 0
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,16 @@ class Loader:
         """The part as stored, on the CPU: a view of the mapped file."""
         if part.dim is None:
             return self.checkpoint.tensor(part.name)
+        if part.transposed:
+            return self.checkpoint.slice(part.name, 1 - part.dim, part.start, part.length).t()
         return self.checkpoint.slice(part.name, part.dim, part.start, part.length)
 
     def tensor(self, parts: Sequence[Part]) -> Tensor:
         """The parts joined along their first dimension, on the device. One part that needs no cast stays a view of the
         mapped file on the CPU."""
         if len(parts) == 1:
-            return self.read(parts[0]).to(self.device, self.dtype)
+            tensor = self.read(parts[0]).to(self.device, self.dtype)
+            return tensor.contiguous() if parts[0].transposed else tensor
         views = [self.read(part) for part in parts]
         rows = sum(view.shape[0] for view in views)
         joined = torch.empty((rows, *views[0].shape[1:]), dtype=self.dtype, device=self.device)

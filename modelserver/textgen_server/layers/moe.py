@@ -1,0 +1,34 @@
+"""Mixtures of experts (Shazeer et al. 2017). Every rank holds a part of every expert."""
+
+import torch
+from torch import Tensor, nn
+
+from textgen_server.layers.build import Builder
+from textgen_server.layers.linear import dense
+
+
+class SparseMoE(nn.Module):
+    """The weighted sum of the `top_k` experts that the router prefers for a token, their weights normalised to one.
+
+    Experts must not sum over the ranks: it is done once for all of them here. The router is small and never quantized.
+    """
+
+    def __init__(self, build: Builder, router: str, experts: list[nn.Module], top_k: int) -> None:
+        super().__init__()
+        self.router = dense(build.vector(router))
+        self.experts = nn.ModuleList(experts)
+        self.top_k = top_k
+        self.group = build.group
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, chosen = self.router(x).float().softmax(-1).topk(self.top_k)
+        weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype).flatten()
+        # Places in `chosen`, by expert; how many each has is the one thing that the host must know.
+        order = chosen.flatten().argsort(stable=True)
+        counts: list[int] = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()
+        out = torch.zeros_like(x)
+        for expert, places in zip(self.experts, order.split(counts), strict=True):
+            if len(places):
+                tokens = places // self.top_k
+                out.index_add_(0, tokens, expert(x[tokens]) * weights[places, None])
+        return self.group.all_reduce(out)

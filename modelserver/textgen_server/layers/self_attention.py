@@ -1,0 +1,54 @@
+"""Self-attention as all decoder families have it: project, rotate, attend, project."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from textgen_server.attention.base import AttentionBatch, AttentionSpec
+from textgen_server.layers.build import Builder, Piece
+from textgen_server.layers.partition import Heads
+from textgen_server.layers.rotary import rotate, rotate_part
+
+
+class SelfAttention(nn.Module):
+    """Query, key and value in one matrix; the heads of this rank only.
+
+    `rotary_dim` features of each head turn with the position, none where it is 0; `head_norm` is applied to queries and
+    keys before that.
+    """
+
+    def __init__(
+        self,
+        build: Builder,
+        heads: Heads,
+        spec: AttentionSpec,
+        qkv: Sequence[Piece],
+        out: str,
+        rotary_dim: int,
+        head_norm: nn.Module | None = None,
+        summed: bool = True,
+    ) -> None:
+        super().__init__()
+        self.head_dim = dim = spec.head_dim
+        self.sizes = [heads.q_count, heads.kv_count]
+        self.qkv = build.columns(qkv)
+        self.out = build.rows(out, heads.q_start * dim, heads.q_count * dim, summed)
+        self.attention = build.attention(spec)
+        self.rotate = (rotate if rotary_dim == dim else rotate_part) if rotary_dim else None
+        self.head_norm = head_norm
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, batch: AttentionBatch, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        """x [T, hidden] to the same; `rotary` from Rotary.at, keys and values the layer's pools."""
+        q_count, kv_count = self.sizes
+        qkv = self.qkv(x).view(len(x), q_count + 2 * kv_count, self.head_dim)
+        qk, v = qkv.split([q_count + kv_count, kv_count], dim=1)
+        if self.head_norm is not None:
+            qk = self.head_norm(qk)
+        if self.rotate is not None and rotary is not None:
+            qk = self.rotate(qk, *rotary)
+        q, k = qk.split(self.sizes, dim=1)
+        attended = self.attention.forward(q, k, v, keys, values, batch)
+        out: Tensor = self.out(attended.reshape(len(x), q_count * self.head_dim))
+        return out
