@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from shapes import Shape, make_model
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
 
 from textgen_server.registry import QUANTIZATION_METHODS
 from textgen_server.weights.checkpoint import Checkpoint
@@ -65,13 +66,18 @@ def save_twins(method: str, shape: Shape, folder: Path) -> tuple[Path, Path]:
     model = make_model(shape)
     model.save_pretrained(folder / "original")
     for weight in quantizable(model):
-        weight.data = dequantized(method, weight.data)
+        weight.copy_(dequantized(method, weight.contiguous()))
     model.save_pretrained(folder / "dequantized")
     return folder / "original", folder / "dequantized"
 
 
-def quantizable(model: transformers.PreTrainedModel) -> Iterator[nn.Parameter]:
-    """The weights of all linear layers but the output head."""
+def quantizable(model: transformers.PreTrainedModel) -> Iterator[Tensor]:
+    """The matrices [out, in] of all linear layers but the output head, as views that can be written to."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != "lm_head":
-            yield module.weight
+        if isinstance(module, nn.Linear) and name not in ("lm_head", "embed_out"):
+            yield module.weight.data
+        elif isinstance(module, Conv1D):
+            yield module.weight.data.t()
+        else:  # experts, one matrix behind the other
+            for matrices in (own.data for own in module.parameters(recurse=False) if own.dim() == 3):
+                yield from matrices

@@ -18,12 +18,16 @@ class Shape:
     config: type[transformers.PretrainedConfig]
     overrides: dict = field(default_factory=dict)
     base: dict = field(default_factory=lambda: SMALL)
+    attention: str = "eager"
+    """Which implementation of transformers to compare with."""
 
 
 T5 = {
     "vocab_size": 131, "d_model": 48, "d_kv": 8, "d_ff": 80, "num_layers": 3, "num_heads": 6,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "decoder_start_token_id": 0,
 }  # fmt: skip
+# Of families that know these fields by other names, or not at all.
+OWN_NAMES = {"intermediate_size": None, "num_key_value_heads": None}
 LLAMA = transformers.LlamaConfig
 MISTRAL = transformers.MistralConfig
 SHAPES: dict[str, dict[str, Shape]] = {
@@ -118,6 +122,60 @@ SHAPES: dict[str, dict[str, Shape]] = {
             },
         ),
     },
+    "starcoder": {
+        "multi-query": Shape(transformers.GPTBigCodeConfig, OWN_NAMES),
+        "multi-head, not tied": Shape(
+            transformers.GPTBigCodeConfig,
+            {**OWN_NAMES, "multi_query": False, "tie_word_embeddings": False, "n_inner": 72},
+        ),
+    },
+    "falcon": {
+        "7b": Shape(transformers.FalconConfig, {"multi_query": True, "parallel_attn": True, "bias": False}),
+        "40b": Shape(transformers.FalconConfig, {"new_decoder_architecture": True, "num_kv_heads": 2}),
+        # transformers computes slopes in bfloat16, exact for 8 heads at positions below 256; "eager" adds them twice.
+        "rw: ALiBi, biases": Shape(
+            transformers.FalconConfig,
+            {
+                "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True, "num_attention_heads": 8,
+                "ffn_hidden_size": 80, "tie_word_embeddings": False,
+            },
+            attention="sdpa",
+        ),
+        "40b, one norm": Shape(
+            transformers.FalconConfig,
+            {"new_decoder_architecture": True, "num_kv_heads": 3, "num_ln_in_parallel_attn": 1, "bias": True},
+        ),
+        "7b, ALiBi": Shape(
+            transformers.FalconConfig, {"alibi": True, "num_attention_heads": 8}, attention="sdpa"
+        ),
+    },
+    "bloom": {
+        "six heads": Shape(transformers.BloomConfig, OWN_NAMES),
+        "normed residual, not tied": Shape(
+            transformers.BloomConfig,
+            {**OWN_NAMES, "apply_residual_connection_post_layernorm": True, "tie_word_embeddings": False},
+        ),
+    },
+    "gpt-neox": {
+        "parallel, a quarter rotated": Shape(transformers.GPTNeoXConfig),
+        "sequential, no biases, half rotated, tied": Shape(
+            transformers.GPTNeoXConfig,
+            {
+                "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+            },
+        ),
+    },
+    "gpt2": {
+        "transposed": Shape(transformers.GPT2Config, OWN_NAMES),
+        "scaled by layer, not tied": Shape(
+            transformers.GPT2Config,
+            {
+                **OWN_NAMES, "scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False, "n_inner": 72,
+                "activation_function": "relu",
+            },
+        ),
+    },
     "starcoder2": {
         "window, tied": Shape(transformers.Starcoder2Config, {"sliding_window": 16}),
         "no biases, not tied": Shape(transformers.Starcoder2Config, {"use_bias": False, "tie_word_embeddings": False}),
@@ -139,10 +197,11 @@ def make_model(shape: Shape) -> transformers.PreTrainedModel:
     config = shape.config(**{**shape.base, **shape.overrides})
     torch.manual_seed(0)
     kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
-    model = kind.from_config(config, attn_implementation="eager").eval()
+    model = kind.from_config(config, attn_implementation=shape.attention).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.normal_(1.0 if "norm" in name else 0.0, 0.3 if "norm" in name else 0.08)
+            of_norm = "norm" in name or "ln_" in name
+            weight.normal_(1.0 if of_norm else 0.0, 0.3 if of_norm else 0.08)
     return model
 
 

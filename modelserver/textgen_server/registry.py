@@ -74,6 +74,15 @@ class QuantizationMethod(Entry):
     extra: str = ""
 
 
+_GPT2_FIELDS = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+    "rms_norm_eps": "layer_norm_epsilon",
+}
+_LAYER_NORM = {"rms_norm_eps": 1e-5}
 _GEMMA = {"head_dim": 256, "tie_word_embeddings": True}
 
 FAMILIES: Mapping[str, Family] = {
@@ -102,19 +111,79 @@ FAMILIES: Mapping[str, Family] = {
         ("gemma3_text", "gemma3"),
         defaults=_GEMMA
         | {
-            "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "rope_theta": 1e6,
-            "max_position_embeddings": 131072, "sliding_window": 4096,
+            "vocab_size": 262208,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "rope_theta": 1e6,
+            "max_position_embeddings": 131072,
+            "sliding_window": 4096,
         },
     ),
     "phi3": Family(
         "textgen_server.models.phi3:Phi3ForCausalLM", "Phi-3, Phi-4", ("phi3",), defaults={"rms_norm_eps": 1e-5}
+    ),
+    "starcoder": Family(
+        "textgen_server.models.gpt_bigcode:GPTBigCodeForCausalLM",
+        "StarCoder, SantaCoder",
+        ("gpt_bigcode",),
+        fields=_GPT2_FIELDS,
+        defaults=_LAYER_NORM | {"tie_word_embeddings": True, "max_position_embeddings": 1024},
+        mlp_ratio=4,
+    ),
+    "falcon": Family(
+        "textgen_server.models.falcon:FalconForCausalLM",
+        "Falcon 7B, 40B, 180B, RW",
+        ("falcon", "RefinedWebModel", "RefinedWeb"),
+        fields={
+            "hidden_size": "n_embed",
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+            "num_kv_heads": "n_head_kv",
+            "intermediate_size": "ffn_hidden_size",
+            "rms_norm_eps": "layer_norm_epsilon",
+        },
+        defaults=_LAYER_NORM | {"tie_word_embeddings": True, "max_position_embeddings": 2048},
+        mlp_ratio=4,
+    ),
+    "bloom": Family(
+        "textgen_server.models.bloom:BloomForCausalLM",
+        "BLOOM, BLOOMZ",
+        ("bloom",),
+        fields={
+            "hidden_size": "n_embed",
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+            "max_position_embeddings": "seq_length",
+            "rms_norm_eps": "layer_norm_epsilon",
+        },
+        defaults=_LAYER_NORM | {"tie_word_embeddings": True, "max_position_embeddings": 2048},
+        mlp_ratio=4,
+    ),
+    "gpt-neox": Family(
+        "textgen_server.models.gpt_neox:GPTNeoXForCausalLM",
+        "GPT-NeoX, Pythia",
+        ("gpt_neox",),
+        fields={
+            "rms_norm_eps": "layer_norm_eps",
+            "rope_theta": "rotary_emb_base",
+            "partial_rotary_factor": "rotary_pct",
+        },
+        defaults=_LAYER_NORM | {"partial_rotary_factor": 0.25},
+    ),
+    "gpt2": Family(
+        "textgen_server.models.gpt2:GPT2LMHeadModel",
+        "GPT-2",
+        ("gpt2",),
+        fields=_GPT2_FIELDS,
+        defaults=_LAYER_NORM | {"tie_word_embeddings": True, "max_position_embeddings": 1024},
+        mlp_ratio=4,
     ),
     "starcoder2": Family(
         "textgen_server.models.starcoder2:Starcoder2ForCausalLM",
         "StarCoder2",
         ("starcoder2",),
         fields={"rms_norm_eps": "norm_epsilon"},
-        defaults={"rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+        defaults=_LAYER_NORM | {"tie_word_embeddings": True},
     ),
     "t5": Family(
         "textgen_server.models.t5:T5ForConditionalGeneration",
