@@ -1,7 +1,8 @@
 """HTTP/1.1 on the wire: uvicorn's configuration, and its protocol with the limits that it lacks. Used by the launcher.
 
 A client may send a head of `header_limit` bytes, and has `receive_timeout` seconds for head and body. Requests that
-arrive in one piece, as nearly all do, cost no timer of their own.
+arrive in one piece, as nearly all do, cost no timer of their own. Offers of other protocols are declined without losing
+the request that makes them.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import uuid
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+import httptools
 import orjson
 import uvicorn
 from starlette.exceptions import HTTPException
@@ -21,6 +23,8 @@ from textgen_server.settings import ServerOptions
 from textgen_server.tls import Certificate
 
 _log = logging.getLogger(__name__)
+
+_UPGRADE = (b"upgrade", b"http2-settings")
 
 BACKLOG = 2048
 CONNECTION_CLOSE_SECONDS = 5
@@ -48,8 +52,8 @@ def limited_protocol(header_limit: int, receive_timeout: float) -> type[asyncio.
     return type("LimitedProtocol", (_LimitedProtocol,), limits)
 
 
-class _TooLong(Exception):
-    """The head is longer than the limit. The parser reports it as an error of its own."""
+class _NotForUs(Exception):
+    """The head is longer than the limit, or asks for a tunnel. The parser reports it as an error of its own."""
 
 
 class _LimitedProtocol(HttpToolsProtocol):
@@ -68,6 +72,40 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._current: RequestResponseCycle | None = None  # whose reply is the next or the one being sent
 
+    # --- parsing ----------------------------------------------------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
+        was_in_head = self._in_head
+        self._unset_keepalive_if_required()
+        self._parse(data)
+        if self.transport.is_closing():
+            return
+        if was_in_head and self._in_head:
+            self._unparsed += len(data)
+            if self._unparsed > self.header_limit:
+                self._refuse(431, f"The request's head is larger than {self.header_limit} bytes")
+                return
+        self._watch()
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse_head()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its offer of another protocol, after which the parser takes no body. Java's
+        HttpClient offers HTTP/2 with its first request."""
+        lines = [b"%s %s HTTP/1.1" % (self.scope["method"].encode(), self.url)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b",".join(each for each in value.split(b",") if each.strip().lower() not in _UPGRADE)
+            if name not in _UPGRADE:
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(b"\r\n".join([*lines, b"", rest]))
+
     # --- limits -----------------------------------------------------------------------------------------------------
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -85,33 +123,26 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        super().on_headers_complete()
+        self.scope["method"] = method = self.parser.get_method().decode("ascii")
+        if method == "CONNECT":
+            raise _NotForUs
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._arriving = False
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def _count(self, bytes_of_head: int) -> None:
         self._parsed += bytes_of_head
         if self._parsed > self.header_limit:
-            raise _TooLong
+            raise _NotForUs
 
     # --- time -------------------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._start_timer()
-
-    def data_received(self, data: bytes) -> None:
-        was_in_head = self._in_head
-        super().data_received(data)
-        if self.transport.is_closing():
-            return
-        if was_in_head and self._in_head:
-            self._unparsed += len(data)
-            if self._unparsed > self.header_limit:
-                self._refuse(431, f"The request's head is larger than {self.header_limit} bytes")
-                return
-        self._watch()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -166,12 +197,11 @@ class _LimitedProtocol(HttpToolsProtocol):
         return self._in_head or bool(self.pipeline)
 
     # --- refusals ---------------------------------------------------------------------------------------------------
-    def send_400_response(self, msg: str) -> None:
-        """uvicorn calls this for all that the parser does not accept."""
+    def _refuse_head(self) -> None:
         if self._parsed > self.header_limit:
             self._refuse(431, f"The request's head is larger than {self.header_limit} bytes")
         else:
-            self._refuse(400, msg)
+            self._refuse(400, "Invalid HTTP request received")
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer, unless another reply has begun or is due first, and close the connection."""

@@ -120,6 +120,29 @@ async def test_what_is_not_http_is_told_in_json(front: Front, path: str, shape: 
         assert await raw.closed()
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("connection_header", ["Upgrade, HTTP2-Settings", "Upgrade", "keep-alive, Upgrade"])
+async def test_offers_of_another_protocol_are_declined(front: Front, pieces: int, connection_header: str) -> None:
+    """As Java's HttpClient makes one with each first request, whose body must not be lost for it."""
+    offer = (f"Connection: {connection_header}", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAA")
+    async with listening(front) as address, connection(address) as raw:
+        for _ in range(2):
+            raw.send(head("/generate", len(BODY), *offer) + (BODY if pieces == 1 else b""))
+            if pieces == 2:
+                await asyncio.sleep(0.02)
+                raw.send(BODY)
+            status, headers, body = await raw.reply()
+            assert (status, headers["x-generated-tokens"]) == (200, "2")
+            assert body["generated_text"]
+
+
+async def test_there_are_no_tunnels(front: Front) -> None:
+    async with listening(front) as address, connection(address) as raw:
+        raw.send(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+        assert (await raw.reply())[0] == 400
+        assert await raw.closed()
+
+
 # --- slow clients ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("sent", "shape"),

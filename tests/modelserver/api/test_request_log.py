@@ -1,13 +1,15 @@
 """Each request has an id, which its reply, its lines in the log and its errors carry, and one line at its end."""
 
+import asyncio
 import json
 import logging
 import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
-from front import Front
+from front import Front, listening, until
 
 from textgen_server.errors import GenerationError
 from textgen_server.telemetry import JsonFormatter, TextFormatter, log_fields
@@ -118,6 +120,18 @@ async def test_failures_say_why(front: Front, lines: Lines) -> None:
     await front.post("/generate", {"inputs": ""})
     told = [(line["status"], line["failure"]) for line in lines.of_requests()]
     assert told == [(424, "generation"), (200, "generation"), (422, "validation")]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/generate", 499), ("/generate_stream", 200)])
+async def test_clients_that_leave_are_told_apart(front: Front, lines: Lines, path: str, status: int) -> None:
+    front.engine.hang_after = 2
+    async with listening(front) as address, httpx.AsyncClient(base_url=address) as client:
+        asking = asyncio.create_task(client.post(path, json=GENERATE))
+        await until(lambda: front.engine.delivered == 2)
+        asking.cancel()
+        await until(lambda: bool(lines.of_requests()))
+    (line,) = lines.of_requests()
+    assert (line["status"], line["failure"]) == (status, "dropped")
 
 
 async def test_what_nobody_foresaw_is_logged_with_the_request_s_id(front: Front, lines: Lines) -> None:
