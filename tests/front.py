@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from textgen_server.api.keys import ApiKeys
 from textgen_server.api.state import ServerContext
 from textgen_server.api.tracing import Tracing
 from textgen_server.errors import EngineUnavailable, TextgenError
+from textgen_server.histogram import Histogram
+from textgen_server.rpc import engine_pb2
 from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Start, Token
 from textgen_server.settings import ServerOptions
+from textgen_server.telemetry import BATCH_SIZE_BUCKETS, DURATION_BUCKETS
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.tls import Certificate
 
@@ -141,7 +144,28 @@ class FakeEngine:
             await asyncio.Event().wait()
         if not self.healthy:
             raise EngineUnavailable("the engine is down")
-        return EngineStatus(waiting=2, running=3, blocks_used=16, prompt_tokens=100, cached_tokens=40)
+        numbers = {"waiting": 2, "running": 3, "blocks_used": 16, "tokens_claimed": 600}
+        totals = {"prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 70}
+        joins = {
+            "joined": engine_histogram(BATCH_SIZE_BUCKETS, 1, 2),
+            "join_seconds": engine_histogram(DURATION_BUCKETS, 0.001),
+        }
+        steps = [self._steps("prefill", failures=1), self._steps("decode", failures=0)]
+        return EngineStatus(**numbers, **totals, **joins, statistics=steps)
+
+    def _steps(self, method: str, failures: int) -> Any:
+        """Two steps that went well."""
+        parts = {"inference": 0.02, "forward": 0.01, "decode": 0.002, "filter": 0.001}
+        histograms = {part: engine_histogram(DURATION_BUCKETS, seconds, seconds) for part, seconds in parts.items()}
+        return engine_pb2.StepStatistics(method=method, failures=failures, **histograms)
+
+
+def engine_histogram(bounds: Sequence[float], *values: float) -> Any:
+    """A histogram as the engine's status has it."""
+    histogram = Histogram(bounds)
+    for value in values:
+        histogram.observe(value)
+    return engine_pb2.Histogram(counts=histogram.counts, sum=histogram.sum)
 
 
 class Front:

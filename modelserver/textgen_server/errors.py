@@ -9,7 +9,8 @@
     │   └── Overloaded             too many requests at once                         429 overloaded
     ├── GenerationError            the engine failed while it worked on the request  424 generation
     ├── DeadlineExceeded           the request took longer than it may               504 timeout
-    ├── IncompleteGeneration       the stream ended without a last message           500 incomplete_generation
+    ├── IncompleteGeneration       the engine ended without a last message           500 incomplete_generation
+    │   └── IncompleteStream       ... while the client was reading                  500 incomplete_generation_stream
     ├── EngineUnavailable          the engine is dead, stuck, or not yet there       503 healthcheck
     │   └── ShuttingDown           the server takes no new requests                  503 healthcheck
     └── StartupError               the server cannot start: one sentence, exit code 1
@@ -128,6 +129,10 @@ class IncompleteGeneration(TextgenError):
     failure_label = "incomplete"
 
 
+class IncompleteStream(IncompleteGeneration):
+    error_type = "incomplete_generation_stream"
+
+
 class EngineUnavailable(TextgenError):
     http_status = 503
     grpc_code = "UNAVAILABLE"
@@ -164,3 +169,8 @@ def from_error_type(error_type: str, message: str) -> TextgenError:
     """The error that `error_type` names; unknown types become GenerationError."""
     known = {error.error_type: error for error in reversed(_tree(TextgenError)) if error is not RequestError}
     return known.get(error_type, GenerationError)(message)
+
+
+def failure_labels() -> list[str]:
+    """Every value that `failure_label` has."""
+    return sorted({error.failure_label for error in _tree(TextgenError)})

@@ -26,14 +26,13 @@ from textgen_server.api.app import create_app
 from textgen_server.api.http import BACKLOG, uvicorn_config
 from textgen_server.api.keys import ApiKeys
 from textgen_server.api.predictor import server as predictor
-from textgen_server.api.routes.server import VERSION
 from textgen_server.api.state import ServerContext
 from textgen_server.errors import ShuttingDown, StartupError
 from textgen_server.ranks import Ranks, Supervisor
 from textgen_server.rotation import Rotated, keep_fresh
 from textgen_server.rpc.remote import RemoteEngine
 from textgen_server.settings import ServerOptions, ServerSettings, parse
-from textgen_server.telemetry import configure_logging
+from textgen_server.telemetry import VERSION, configure_logging
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.tls import Certificate
 from textgen_server.weights.source import ModelFolder, locate

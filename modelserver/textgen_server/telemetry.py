@@ -1,11 +1,14 @@
-"""Names of metrics, defined once, and the format of logs."""
+"""What the server says of itself: its version, names of metrics, and the format of logs."""
 
 import json
 import logging
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
+from importlib.metadata import version
 from typing import Final
+
+VERSION: Final = version("textgen")
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 
@@ -24,9 +27,21 @@ REQUEST_MEAN_TIME_PER_TOKEN: Final = "tgi_request_mean_time_per_token_duration"
 REQUEST_GENERATED_TOKENS: Final = "tgi_request_generated_tokens"
 REQUEST_INPUT_LENGTH: Final = "tgi_request_input_length"
 REQUEST_MAX_NEW_TOKENS: Final = "tgi_request_max_new_tokens"
+REQUEST_SKIPPED_TOKENS: Final = "tgi_request_skipped_tokens"
 QUEUE_SIZE: Final = "tgi_queue_size"
 BATCH_CURRENT_SIZE: Final = "tgi_batch_current_size"
+BATCH_CURRENT_MAX_TOKENS: Final = "tgi_batch_current_max_tokens"
 BATCH_MAX_TOTAL_TOKENS: Final = "tgi_batch_max_total_tokens"
+BATCH_NEXT_SIZE: Final = "tgi_batch_next_size"
+BATCH_INFERENCE_COUNT: Final = "tgi_batch_inference_count"
+BATCH_INFERENCE_SUCCESS: Final = "tgi_batch_inference_success"
+BATCH_INFERENCE_FAILURE: Final = "tgi_batch_inference_failure"
+BATCH_INFERENCE_DURATION: Final = "tgi_batch_inference_duration"
+BATCH_FORWARD_DURATION: Final = "tgi_batch_forward_duration"
+BATCH_DECODE_DURATION: Final = "tgi_batch_decode_duration"
+BATCH_FILTER_DURATION: Final = "tgi_batch_filter_duration"
+BATCH_CONCAT: Final = "tgi_batch_concat"
+BATCH_CONCAT_DURATION: Final = "tgi_batch_concat_duration"
 
 # What TGI's users miss.
 TIME_TO_FIRST_TOKEN: Final = "textgen_time_to_first_token_seconds"
@@ -36,6 +51,17 @@ PROMPT_TOKENS: Final = "textgen_prompt_tokens_total"
 PREFIX_CACHED_TOKENS: Final = "textgen_prefix_cached_tokens_total"
 GENERATED_TOKENS: Final = "textgen_generated_tokens_total"
 PREEMPTIONS: Final = "textgen_preemptions_total"
+REQUESTS_IN_FLIGHT: Final = "textgen_requests_in_flight"
+ADAPTER_REQUESTS: Final = "textgen_adapter_requests_total"
+ADAPTER_PROMPT_TOKENS: Final = "textgen_adapter_prompt_tokens_total"
+ADAPTER_GENERATED_TOKENS: Final = "textgen_adapter_generated_tokens_total"
+HTTP_REQUESTS: Final = "textgen_http_requests_total"
+ENGINE_UP: Final = "textgen_engine_up"
+BUILD_INFO: Final = "textgen_build_info"
+
+# Upper bounds of histogram buckets. TGI's, in seconds, to about 145.
+DURATION_BUCKETS: Final = tuple(0.00015 * 1.5**power for power in range(35))
+BATCH_SIZE_BUCKETS: Final = tuple(float(2**power) for power in range(11))
 
 
 class TextFormatter(logging.Formatter):

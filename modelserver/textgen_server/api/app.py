@@ -52,7 +52,7 @@ def create_app(context: ServerContext) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=operation_id,
         middleware=[
-            Middleware(LogRequests, log=context.requests),
+            Middleware(LogRequests, log=context.requests, count=context.metrics.replied),
             Middleware(
                 CORSMiddleware,
                 allow_origins=context.settings.cors_allow_origin or ["*"],

@@ -5,23 +5,23 @@ Names, types and buckets of `tgi_*` are TGI's, so that its dashboards keep worki
 
 import asyncio
 import re
-from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
-from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from textgen_server import telemetry as names
-from textgen_server.errors import EngineUnavailable
-from textgen_server.rpc.client import Engine, EngineInfo, EngineStatus
-from textgen_server.text.generation import Generation
+from textgen_server.api.engine_metrics import EngineCollector, buckets
+from textgen_server.errors import EngineUnavailable, failure_labels
+from textgen_server.histogram import Histogram as TokenHistogram
+from textgen_server.rpc.client import Engine, EngineInfo
+from textgen_server.text.generation import DROPPED, Generation
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATUS_SECONDS = 1.0  # how long a scrape waits for the engine
 
-_DURATIONS = [0.00015 * 1.5**power for power in range(35)]
 _GAPS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]
 _TGI_TOTAL = re.compile(rb"\b(tgi_\w+)_total\b")
 
@@ -29,50 +29,75 @@ _TGI_TOTAL = re.compile(rb"\b(tgi_\w+)_total\b")
 class Metrics:
     """Counters and histograms of requests, and the engine's numbers at scrape time.
 
-    Args:
-        max_total_tokens: the largest value that token histograms must resolve.
+    A request here is a generation: one prompt, or one of its samples. What has a label `adapter` has "" there for the
+    model itself.
     """
 
-    def __init__(self, max_total_tokens: int) -> None:
+    def __init__(self, info: EngineInfo) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry(auto_describe=False)
-        self._engine = _EngineCollector()
+        self._engine = EngineCollector(info)
+        self._gaps = _GapCollector()
         registry.register(self._engine)
-        self._count = Counter(names.REQUEST_COUNT, "Prompts received", registry=registry)
-        self._success = Counter(names.REQUEST_SUCCESS, "Generations finished", registry=registry)
-        self._failure = Counter(
-            names.REQUEST_FAILURE, "Requests failed, by cause; `dropped`: the client left", ["err"], registry=registry
-        )
+        registry.register(self._gaps)
 
-        def durations(name: str, help: str) -> Histogram:
-            return Histogram(name, help, buckets=_DURATIONS, registry=registry)
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(name, help, labels, registry=registry)
+
+        def durations(name: str, help: str, *labels: str) -> Histogram:
+            return Histogram(name, help, labels, buckets=names.DURATION_BUCKETS, registry=registry)
 
         def tokens(name: str, help: str) -> Histogram:
-            return Histogram(name, help, buckets=_powers_of_two(max_total_tokens), registry=registry)
+            return Histogram(name, help, buckets=_powers_of_two(info.max_total_tokens), registry=registry)
 
+        self._count = counter(names.REQUEST_COUNT, "Requests received")
+        self._success = counter(names.REQUEST_SUCCESS, "Requests finished")
+        self._failure = counter(names.REQUEST_FAILURE, "Requests failed, by cause; `dropped`: the client left", "err")
+        for label in (*failure_labels(), DROPPED):
+            self._failure.labels(label)
         self._duration = durations(names.REQUEST_DURATION, "Seconds from arrival to the last token")
         self._validation = durations(names.REQUEST_VALIDATION_DURATION, "Seconds of checking and tokenizing")
         self._queue = durations(names.REQUEST_QUEUE_DURATION, "Seconds in the engine's queue")
         self._inference = durations(names.REQUEST_INFERENCE_DURATION, "Seconds of prefill and decode")
         self._per_token = durations(names.REQUEST_MEAN_TIME_PER_TOKEN, "Inference seconds per generated token")
-        self._first_token = durations(names.TIME_TO_FIRST_TOKEN, "Seconds from arrival to the first token")
-        self._gaps = _GapCollector()
-        registry.register(self._gaps)
         self._generated = tokens(names.REQUEST_GENERATED_TOKENS, "Generated tokens per request")
         self._input_length = tokens(names.REQUEST_INPUT_LENGTH, "Prompt tokens per request")
         self._max_new = tokens(names.REQUEST_MAX_NEW_TOKENS, "Tokens that a request may generate")
+        self._first_token = durations(names.TIME_TO_FIRST_TOKEN, "Seconds from arrival to the first token", "adapter")
+        self._in_flight = Gauge(names.REQUESTS_IN_FLIGHT, "Requests in work", ["adapter"], registry=registry)
+        self._adapter_requests = counter(names.ADAPTER_REQUESTS, "Requests finished", "adapter")
+        self._adapter_prompt = counter(names.ADAPTER_PROMPT_TOKENS, "Prompt tokens of these", "adapter")
+        self._adapter_generated = counter(names.ADAPTER_GENERATED_TOKENS, "Generated tokens of these", "adapter")
+        self._replies = counter(names.HTTP_REQUESTS, "Requests answered over HTTP", "method", "route", "status")
+        for adapter in ("", *info.adapters):
+            self._show(adapter)
 
-    def received(self, prompts: int) -> None:
-        self._count.inc(prompts)
+    def _show(self, adapter: str) -> None:
+        """Begin all series of `adapter` with 0."""
+        self._gaps.of(adapter)
+        self._first_token.labels(adapter)
+        self._in_flight.labels(adapter)
+        for counter in (self._adapter_requests, self._adapter_prompt, self._adapter_generated):
+            counter.labels(adapter)
 
-    def first_token(self, seconds: float) -> None:
-        self._first_token.observe(seconds)
+    def received(self, requests: int) -> None:
+        self._count.inc(requests)
 
-    def next_token(self, seconds: float) -> None:
-        self._gaps.observe(seconds)
+    def admitted(self, adapter: str) -> None:
+        self._in_flight.labels(adapter).inc()
+
+    def left(self, adapter: str) -> None:
+        self._in_flight.labels(adapter).dec()
+
+    def first_token(self, seconds: float, adapter: str) -> None:
+        self._first_token.labels(adapter).observe(seconds)
+
+    def next_token(self, seconds: float, adapter: str) -> None:
+        self._gaps.of(adapter).observe(seconds)
 
     def finished(self, generation: Generation) -> None:
-        times = generation.times
+        times, adapter = generation.times, generation.request.adapter
+        prompt_tokens = len(generation.engine_request.prompt)
         self._success.inc()
         self._duration.observe(times.total)
         self._validation.observe(times.validation)
@@ -80,67 +105,49 @@ class Metrics:
         self._inference.observe(times.inference)
         self._per_token.observe(times.inference / generation.generated_tokens)
         self._generated.observe(generation.generated_tokens)
-        self._input_length.observe(len(generation.engine_request.prompt))
+        self._input_length.observe(prompt_tokens)
         self._max_new.observe(generation.engine_request.max_new_tokens)
+        self._adapter_requests.labels(adapter).inc()
+        self._adapter_prompt.labels(adapter).inc(prompt_tokens)
+        self._adapter_generated.labels(adapter).inc(generation.generated_tokens)
 
     def failed(self, label: str) -> None:
         self._failure.labels(label).inc()
 
+    def replied(self, method: str, route: str, status: int) -> None:
+        """Count a reply over HTTP by the path of its route, in which parameters stand by their names; "" for no
+        route."""
+        # Clients may make up paths and methods; labels must not grow with them.
+        self._replies.labels(method if route else "", route, status).inc()
+
     async def expose(self, engine: Engine) -> bytes:
         """The page in Prometheus' text format. Without the engine's part when the engine does not answer."""
+        self._engine.info = engine.info
         try:
-            status = await asyncio.wait_for(engine.status(), STATUS_SECONDS)
+            self._engine.status = await asyncio.wait_for(engine.status(), STATUS_SECONDS)
         except (EngineUnavailable, TimeoutError):
-            self._engine.latest = None
-        else:
-            self._engine.latest = (engine.info, status)
+            self._engine.status = None
         # TGI's counters have no suffix; the library always writes one.
         return _TGI_TOTAL.sub(rb"\1", generate_latest(self._registry))
 
 
 class _GapCollector(Collector):
-    """The histogram of inter-token latency. The one that is fed per token, so without the library's locks: everything
-    here happens on the event loop."""
+    """Histograms of inter-token latency. They are fed per token, so without the library's locks: everything here
+    happens on the event loop."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(_GAPS) + 1)
-        self._sum = 0.0
+        self._histograms: defaultdict[str, TokenHistogram] = defaultdict(lambda: TokenHistogram(_GAPS))
+        self.of("")
 
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(_GAPS, seconds)] += 1
-        self._sum += seconds
-
-    def collect(self) -> Iterator[Metric]:
-        bounds = [*map(str, _GAPS), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        yield HistogramMetricFamily(
-            names.INTER_TOKEN_LATENCY, "Seconds between tokens of a request", buckets=buckets, sum_value=self._sum
-        )
-
-
-class _EngineCollector(Collector):
-    """The engine's own counters and gauges, as of the scrape."""
-
-    latest: tuple[EngineInfo, EngineStatus] | None = None
+    def of(self, adapter: str) -> TokenHistogram:
+        return self._histograms[adapter]
 
     def collect(self) -> Iterator[Metric]:
-        if self.latest is None:
-            return
-        info, status = self.latest
-        gauges = (
-            (names.QUEUE_SIZE, "Requests waiting in the engine", status.waiting),
-            (names.BATCH_CURRENT_SIZE, "Requests running in the engine", status.running),
-            (names.BATCH_MAX_TOTAL_TOKENS, "Tokens that the KV cache holds", info.num_blocks * info.block_size),
-            (names.KV_CACHE_USAGE, "Share of KV blocks held by requests", status.blocks_used / max(info.num_blocks, 1)),
-        )
-        counters = (
-            (names.PROMPT_TOKENS, "Prompt tokens of admitted requests", status.prompt_tokens),
-            (names.PREFIX_CACHED_TOKENS, "Prompt tokens found in the prefix cache", status.cached_tokens),
-            (names.GENERATED_TOKENS, "Tokens generated", status.generated_tokens),
-            (names.PREEMPTIONS, "Requests set back to be computed again", status.preemptions),
-        )
-        yield from (GaugeMetricFamily(name, help, value) for name, help, value in gauges)
-        yield from (CounterMetricFamily(name, help, value) for name, help, value in counters)
+        help = "Seconds between tokens of a request"
+        family = HistogramMetricFamily(names.INTER_TOKEN_LATENCY, help, labels=["adapter"])
+        for adapter, gaps in self._histograms.items():
+            family.add_metric([adapter], buckets(_GAPS, gaps.counts), gaps.sum)
+        yield family
 
 
 def _powers_of_two(largest: int) -> list[float]:

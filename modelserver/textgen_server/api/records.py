@@ -27,7 +27,7 @@ REQUEST_ID = "x-request-id"
 # Headers of a request that `RequestLog.begin` reads: its id, and W3C's trace context.
 CARRIED = frozenset((REQUEST_ID.encode(), b"traceparent", b"tracestate"))
 _SANE_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
-_CLIENT_LEFT = 499  # for requests without a reply; the code is nginx's
+CLIENT_LEFT = 499  # for requests without a reply; the code is nginx's
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class RequestLog:
         facts: dict[str, Any] = {
             "method": record.method,
             "route": record.route or record.path,
-            "status": record.status or _CLIENT_LEFT,
+            "status": record.status or CLIENT_LEFT,
             "total_seconds": round(perf_counter() - record.started, 6),
         }
         if record.failure:
@@ -139,6 +139,8 @@ class RecordingObserver:
         self._behind = behind
         # What is told for every token takes no detour.
         self.received = behind.received
+        self.admitted = behind.admitted
+        self.left = behind.left
         self.first_token = behind.first_token
         self.next_token = behind.next_token
 

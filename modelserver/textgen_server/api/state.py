@@ -52,7 +52,7 @@ class ServerContext:
         tracing: "Tracing | None" = None,
     ) -> Self:
         """A context whose engine is ready. `encoder` comes from `PromptEncoder.load`, `keys` from `ApiKeys.load`."""
-        metrics = Metrics(engine.info.max_total_tokens)
+        metrics = Metrics(engine.info)
         generator = TextGenerator(engine, encoder, settings, RecordingObserver(metrics))
         models = ModelCatalogue(settings, engine)
         requests = RequestLog(settings.model_name, tracing)

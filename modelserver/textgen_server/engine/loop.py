@@ -14,6 +14,7 @@ from typing import Protocol
 from textgen_server.engine.plan import StepPlan, StepResult
 from textgen_server.engine.request import Request
 from textgen_server.engine.scheduler import Events, Failure, Scheduler
+from textgen_server.engine.statistics import Statistics
 from textgen_server.errors import GenerationError, InvalidRequest, Overloaded
 
 _log = logging.getLogger(__name__)
@@ -32,11 +33,17 @@ class Executor(Protocol):
 
 
 class EngineLoop:
-    """Runs the scheduler's plans one after another until stopped or until the executor breaks."""
+    """Runs the scheduler's plans one after another until stopped or until the executor breaks.
+
+    Attributes:
+        steps: so far, failed ones too.
+        statistics: of these steps.
+    """
 
     def __init__(self, scheduler: Scheduler, executor: Executor, publish: Callable[[Events], None]) -> None:
         self.scheduler = scheduler
         self.steps = 0
+        self.statistics = Statistics()
         self._executor = executor
         self._publish = publish
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -71,9 +78,10 @@ class EngineLoop:
         while not self._stopping.is_set():
             self._take_in()
             self._expire()
-            plan = self.scheduler.plan()
+            started = time.perf_counter()
+            plan = self._plan(started)
             if plan is not None:
-                self._step(plan)
+                self._step(plan, started)
 
     def _take_in(self) -> None:
         """Carry out all messages of the inbox; wait for one when there is nothing else to do."""
@@ -104,11 +112,26 @@ class EngineLoop:
             late = Overloaded("Model is overloaded: the request waited too long for its turn")
             self._publish(Events(failures=[Failure(request.key, late) for request in expired]))
 
-    def _step(self, plan: StepPlan) -> None:
+    def _plan(self, started: float) -> StepPlan | None:
+        counters = self.scheduler.counters
+        running, admissions = len(self.scheduler.running), counters.admissions
+        plan = self.scheduler.plan()
+        joined = counters.admissions - admissions
+        if joined:
+            self.statistics.joined.observe(joined)
+        if joined and running:
+            self.statistics.join_seconds.observe(time.perf_counter() - started)
+        return plan
+
+    def _step(self, plan: StepPlan, started: float) -> None:
+        """Run `plan`, which was begun at `started` of time.perf_counter."""
+        statistics = self.statistics.methods["decode" if plan.num_decodes == len(plan.items) else "prefill"]
+        planned = time.perf_counter()
         self._step_started = time.monotonic()
         try:
             result = self._executor.execute(plan)
         except GenerationError as error:
+            statistics.failures += 1
             _log.error("a step of %d requests failed: %s", len(plan.items), error)
             self._publish(Events(failures=[Failure(r.key, error) for r in self.scheduler.abandon()]))
             return
@@ -120,4 +143,8 @@ class EngineLoop:
         finally:
             self._step_started = None
             self.steps += 1
-        self._publish(self.scheduler.commit(plan, result))
+        executed = time.perf_counter()
+        events = self.scheduler.commit(plan, result)
+        committed = time.perf_counter()
+        self._publish(events)
+        statistics.observe(started, planned, executed, committed, time.perf_counter())

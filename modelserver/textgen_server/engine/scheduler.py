@@ -37,8 +37,9 @@ class Limits:
 
 @dataclass
 class Counters:
-    """Totals since start."""
+    """Totals since start. `admissions` counts a request again when it comes back after a preemption."""
 
+    admissions: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
@@ -91,6 +92,11 @@ class Scheduler:
 
     def __iter__(self) -> Iterator[Request]:
         return iter(self._by_key.values())
+
+    @property
+    def tokens_claimed(self) -> int:
+        """What the running requests come to with all tokens that they may generate. For any thread."""
+        return sum(request.prompt_length + request.max_new_tokens for request in list(self.running))
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -210,6 +216,7 @@ class Scheduler:
         self.waiting.popleft()
         self.blocks.start(request, prefix)
         self.running.append(request)
+        self.counters.admissions += 1
         if request.queue_seconds is None:
             request.cached_tokens = request.num_computed
             self.counters.prompt_tokens += request.prompt_length

@@ -63,7 +63,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EngineStatus(_message.Message):
-    __slots__ = ("steps", "seconds_in_step", "waiting", "running", "blocks_used", "prompt_tokens", "cached_tokens", "generated_tokens", "preemptions")
+    __slots__ = ("steps", "seconds_in_step", "waiting", "running", "blocks_used", "prompt_tokens", "cached_tokens", "generated_tokens", "preemptions", "tokens_claimed", "statistics", "joined", "join_seconds")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_IN_STEP_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,10 @@ class EngineStatus(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_CLAIMED_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
+    JOIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     steps: int
     seconds_in_step: float
     waiting: int
@@ -82,7 +86,35 @@ class EngineStatus(_message.Message):
     cached_tokens: int
     generated_tokens: int
     preemptions: int
-    def __init__(self, steps: _Optional[int] = ..., seconds_in_step: _Optional[float] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., blocks_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ...) -> None: ...
+    tokens_claimed: int
+    statistics: _containers.RepeatedCompositeFieldContainer[StepStatistics]
+    joined: Histogram
+    join_seconds: Histogram
+    def __init__(self, steps: _Optional[int] = ..., seconds_in_step: _Optional[float] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., blocks_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., tokens_claimed: _Optional[int] = ..., statistics: _Optional[_Iterable[_Union[StepStatistics, _Mapping]]] = ..., joined: _Optional[_Union[Histogram, _Mapping]] = ..., join_seconds: _Optional[_Union[Histogram, _Mapping]] = ...) -> None: ...
+
+class StepStatistics(_message.Message):
+    __slots__ = ("method", "failures", "inference", "forward", "decode", "filter")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    INFERENCE_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    failures: int
+    inference: Histogram
+    forward: Histogram
+    decode: Histogram
+    filter: Histogram
+    def __init__(self, method: _Optional[str] = ..., failures: _Optional[int] = ..., inference: _Optional[_Union[Histogram, _Mapping]] = ..., forward: _Optional[_Union[Histogram, _Mapping]] = ..., decode: _Optional[_Union[Histogram, _Mapping]] = ..., filter: _Optional[_Union[Histogram, _Mapping]] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("counts", "sum")
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    sum: float
+    def __init__(self, counts: _Optional[_Iterable[int]] = ..., sum: _Optional[float] = ...) -> None: ...
 
 class ClientMessage(_message.Message):
     __slots__ = ("submit", "abort")

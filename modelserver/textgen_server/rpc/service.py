@@ -15,7 +15,9 @@ from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.plan import Constraint
 from textgen_server.engine.request import Request
 from textgen_server.engine.scheduler import Events, Failure
+from textgen_server.engine.statistics import StepStatistics
 from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
+from textgen_server.histogram import Histogram
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
 from textgen_server.rpc.wire import CHANNEL_OPTIONS, alternatives_to_wire, grammar_from_wire, sampling_from_wire
@@ -64,7 +66,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         return self._info
 
     async def GetStatus(self, request: pb.StatusRequest, context: Any) -> pb.EngineStatus:
-        scheduler, counters = self._loop.scheduler, self._loop.scheduler.counters
+        scheduler, counters, statistics = self._loop.scheduler, self._loop.scheduler.counters, self._loop.statistics
         return pb.EngineStatus(
             steps=self._loop.steps,
             seconds_in_step=self._loop.seconds_in_step,
@@ -75,6 +77,10 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             cached_tokens=counters.cached_tokens,
             generated_tokens=counters.generated_tokens,
             preemptions=counters.preemptions,
+            tokens_claimed=scheduler.tokens_claimed,
+            statistics=[_statistics(method, steps) for method, steps in statistics.methods.items()],
+            joined=_histogram(statistics.joined),
+            join_seconds=_histogram(statistics.join_seconds),
         )
 
     async def Generate(
@@ -151,6 +157,21 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             encoder_length=encoder_length,
             queue_timeout=submit.queue_timeout if submit.HasField("queue_timeout") else None,
         )
+
+
+def _statistics(method: str, steps: StepStatistics) -> pb.StepStatistics:
+    return pb.StepStatistics(
+        method=method,
+        failures=steps.failures,
+        inference=_histogram(steps.inference),
+        forward=_histogram(steps.forward),
+        decode=_histogram(steps.decode),
+        filter=_histogram(steps.filter),
+    )
+
+
+def _histogram(histogram: Histogram) -> pb.Histogram:
+    return pb.Histogram(counts=histogram.counts, sum=histogram.sum)
 
 
 def _messages(events: Events) -> dict[int, pb.StepMessage]:

@@ -9,13 +9,13 @@ Leaving the block, by an error or a cancellation too, ends the engine's work for
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
-from textgen_server.errors import DeadlineExceeded, IncompleteGeneration, TextgenError
+from textgen_server.errors import DeadlineExceeded, IncompleteGeneration, IncompleteStream, TextgenError
 from textgen_server.rpc.client import Alternatives, Engine, EngineRequest, Start, Token
 from textgen_server.settings import ServerOptions
 from textgen_server.text.admission import Admission
@@ -24,6 +24,9 @@ from textgen_server.text.prompt import EncodedPrompt, PromptEncoder
 from textgen_server.text.request import GenerationRequest, Limits
 from textgen_server.text.stop import StopMatcher
 from textgen_server.text.tokenizer import Tokenizer
+
+DROPPED: Final = "dropped"
+"""Why a request failed whose client left."""
 
 
 @dataclass(slots=True)
@@ -76,18 +79,24 @@ class Times:
 class Observer(Protocol):
     """Hears of what happens to requests (api/metrics.py counts it)."""
 
-    def received(self, prompts: int) -> None: ...
+    def received(self, requests: int) -> None: ...
 
-    def first_token(self, seconds: float) -> None:
+    def admitted(self, adapter: str) -> None:
+        """A request has got a place."""
+
+    def left(self, adapter: str) -> None:
+        """A request has given its place back."""
+
+    def first_token(self, seconds: float, adapter: str) -> None:
         """`seconds` since the request came."""
 
-    def next_token(self, seconds: float) -> None:
+    def next_token(self, seconds: float, adapter: str) -> None:
         """`seconds` since the request's token before."""
 
     def finished(self, generation: "Generation") -> None: ...
 
     def failed(self, label: str) -> None:
-        """`label` is an error's `failure_label`, or "dropped" when the client left."""
+        """A request failed. `label` is an error's `failure_label`, or `DROPPED` when the client left."""
 
 
 class Generation:
@@ -159,7 +168,8 @@ class Generation:
                 yield piece
                 if piece.finish:
                     return
-        raise IncompleteGeneration("the engine ended the request without a last token")
+        incomplete = IncompleteStream if self.request.stream else IncompleteGeneration
+        raise incomplete("Incomplete generation: the engine ended the request without a last token")
 
     def _take(self, token: Token) -> Piece:
         self._clock(token)
@@ -188,9 +198,9 @@ class Generation:
             self.start = token.start
             times.first_token = now
             times.queue_seconds = token.start.queue_seconds
-            self._observer.first_token(now - times.received)
+            self._observer.first_token(now - times.received, self.request.adapter)
         else:
-            self._observer.next_token(now - times.last_token)
+            self._observer.next_token(now - times.last_token, self.request.adapter)
         times.last_token = now
 
     def _finish(self, reason: str) -> None:
@@ -229,17 +239,25 @@ class TextGenerator:
                 limits = self._limits()
                 for request in requests:
                     request.check(limits)
-                with self.admission.hold(len(requests)):
+                with self.admission.hold(len(requests)), self._in_flight(requests):
                     for request in requests:
                         generations.append(await self._prepare(request, limits, Times(received), generations))
                     yield generations
-        except TextgenError as error:
-            self._observer.failed(error.failure_label)
+        except BaseException as error:
+            finished = sum(generation.finish_reason != "" for generation in generations)
+            for _ in range(len(requests) - finished):
+                self._observer.failed(_failure_label(error))
             raise
-        except (asyncio.CancelledError, GeneratorExit):
-            if not (generations and all(generation.finish_reason for generation in generations)):
-                self._observer.failed("dropped")
-            raise
+
+    @contextmanager
+    def _in_flight(self, requests: Sequence[GenerationRequest]) -> Iterator[None]:
+        for request in requests:
+            self._observer.admitted(request.adapter)
+        try:
+            yield
+        finally:
+            for request in requests:
+                self._observer.left(request.adapter)
 
     async def _prepare(
         self, request: GenerationRequest, limits: Limits, times: Times, siblings: list[Generation]
@@ -278,6 +296,13 @@ class TextGenerator:
             max_total_tokens=info.max_total_tokens,
             vocab_size=info.vocab_size,
         )
+
+
+def _failure_label(error: BaseException) -> str:
+    # A client that leaves cancels the task that serves it, or closes the generator that does.
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return DROPPED
+    return error.failure_label if isinstance(error, TextgenError) else TextgenError.failure_label
 
 
 @asynccontextmanager

@@ -249,7 +249,7 @@ async def test_requests_that_take_too_long_are_504(make_front: MakeFront, hang_a
     assert openai.json()["error"]["code"] == "timeout"
     assert openai.headers["x-should-retry"] == "false"
     assert front.engine.running == front.context.in_flight == 0
-    assert await metric(front, 'tgi_request_failure{err="timeout"}') == 2
+    assert await metric(front, 'tgi_request_failure{err="timeout"}') == 3
 
 
 async def test_streams_that_take_too_long_end_with_the_error(make_front: MakeFront) -> None:

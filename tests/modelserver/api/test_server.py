@@ -1,10 +1,9 @@
-"""/health, /info, /metrics and /tokenize."""
+"""/health, /info and /tokenize."""
 
-import time
 from collections.abc import Callable
 
 import pytest
-from front import Front, metric
+from front import Front
 
 
 @pytest.mark.parametrize(("path", "content"), [("/health", b""), ("/", b'{"status":"alive"}')])
@@ -48,49 +47,6 @@ async def test_info_tells_model_and_limits(make_front: Callable[..., Front]) -> 
     assert info["router"] == "text-generation-router"
     for name in ("version", "sha", "docker_label", "validation_workers", "max_stop_sequences", "max_best_of"):
         assert name in info
-
-
-async def test_metrics_have_tgis_names(front: Front) -> None:
-    await front.post("/generate", {"inputs": "hello", "parameters": {"max_new_tokens": 5}})
-    page = (await front.get("/metrics")).text
-    assert "# TYPE tgi_request_count counter" in page
-    assert "\ntgi_request_count 1.0" in page
-    assert "_created" not in page
-    assert "tgi_request_count_total" not in page
-    expected = {
-        "tgi_request_success": 1,
-        "tgi_request_generated_tokens_sum": 5,
-        "tgi_request_max_new_tokens_sum": 5,
-        "tgi_request_input_length_sum": len(front.engine.requests[0].prompt),
-        "tgi_request_queue_duration_sum": 0.25,
-        "tgi_request_duration_count": 1,
-        "tgi_request_validation_duration_count": 1,
-        "tgi_request_inference_duration_count": 1,
-        "tgi_request_mean_time_per_token_duration_count": 1,
-        "textgen_time_to_first_token_seconds_count": 1,
-        "textgen_inter_token_latency_seconds_count": 4,
-        "tgi_queue_size": 2,
-        "tgi_batch_current_size": 3,
-        "tgi_batch_max_total_tokens": 1024,
-        "textgen_kv_cache_usage_ratio": 0.25,
-        "textgen_prompt_tokens_total": 100,
-        "textgen_prefix_cached_tokens_total": 40,
-        "textgen_preemptions_total": 0,
-    }
-    for name, value in expected.items():
-        assert await metric(front, name) == value, name
-
-
-@pytest.mark.parametrize("trouble", ["down", "hanging"])
-async def test_metrics_answer_while_the_engine_does_not(front: Front, trouble: str) -> None:
-    front.engine.healthy = trouble != "down"
-    front.engine.status_hangs = trouble == "hanging"
-    before = time.monotonic()
-    response = await front.get("/metrics")
-    assert response.status_code == 200
-    assert "tgi_request_count" in response.text
-    assert "tgi_queue_size" not in response.text
-    assert time.monotonic() - before < 5
 
 
 async def test_tokenize_gives_byte_offsets(front: Front) -> None:

@@ -193,3 +193,40 @@ async def until(condition) -> None:
     async with asyncio.timeout(8):
         while not condition():  # noqa: ASYNC110 - the condition is another thread's
             await asyncio.sleep(0.01)
+
+
+async def test_the_status_counts_and_times_steps_by_method(wire: Wire):
+    engine = await wire.client()
+    await collect(engine, EngineRequest([7, 8], max_new_tokens=3))
+    wire.executor.fail = GenerationError("no memory")
+    with pytest.raises(GenerationError):
+        await collect(engine, EngineRequest([7, 8], max_new_tokens=3))
+    status = await engine.status()
+    prefill, decode = status.statistics
+    assert (prefill.method, sum(prefill.inference.counts), prefill.failures) == ("prefill", 1, 1)
+    assert (decode.method, sum(decode.inference.counts), decode.failures) == ("decode", 2, 0)
+    for part in (decode.forward, decode.decode, decode.filter):
+        assert sum(part.counts) == 2
+        assert 0 < part.sum < decode.inference.sum
+    assert (sum(status.joined.counts), status.joined.sum) == (2, 2)
+    assert sum(status.join_seconds.counts) == 0
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_the_status_tells_of_requests_that_join_others_and_what_all_may_come_to(wire: Wire):
+    engine = await wire.client()
+    wire.executor.gate.clear()
+    first = asyncio.create_task(collect(engine, EngineRequest([7, 8], max_new_tokens=5)))
+    while not (await engine.status()).running:  # noqa: ASYNC110 - the engine is another thread
+        await asyncio.sleep(0.01)
+    assert (await engine.status()).tokens_claimed == 7
+    second = asyncio.create_task(collect(engine, EngineRequest([7, 8, 9], max_new_tokens=2)))
+    while not (await engine.status()).waiting and wire.loop._inbox.empty():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    wire.executor.gate.set()
+    await asyncio.gather(first, second)
+    status = await engine.status()
+    assert (sum(status.joined.counts), status.joined.sum) == (2, 2)
+    assert sum(status.join_seconds.counts) == 1
+    assert status.tokens_claimed == 0
+    await engine.disconnect(EngineUnavailable("done"))

@@ -23,15 +23,22 @@ class Recorder:
 
     def __init__(self) -> None:
         self.heard: list[Any] = []
+        self.in_flight = 0
 
-    def received(self, prompts: int) -> None:
-        self.heard.append(("received", prompts))
+    def received(self, requests: int) -> None:
+        self.heard.append(("received", requests))
 
-    def first_token(self, seconds: float) -> None:
+    def admitted(self, adapter: str) -> None:
+        self.in_flight += 1
+
+    def left(self, adapter: str) -> None:
+        self.in_flight -= 1
+
+    def first_token(self, seconds: float, adapter: str) -> None:
         assert seconds >= 0
         self.heard.append("first")
 
-    def next_token(self, seconds: float) -> None:
+    def next_token(self, seconds: float, adapter: str) -> None:
         assert seconds >= 0
         self.heard.append("next")
 
@@ -60,7 +67,7 @@ class World:
 
     @property
     def idle(self) -> bool:
-        return self.engine.running == self.generator.admission.in_flight == 0
+        return self.engine.running == self.generator.admission.in_flight == self.observer.in_flight == 0
 
 
 @pytest.fixture

@@ -1,24 +1,29 @@
 """Around everything else: each request gets an id, which every reply returns, and a line in the log when it is done."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from textgen_server.api.errors import reply_to_error
 from textgen_server.api.middleware.auth import is_open
-from textgen_server.api.records import CARRIED, RequestLog
+from textgen_server.api.records import CARRIED, CLIENT_LEFT, RequestLog
 
 _log = logging.getLogger(__name__)
 
 
 class LogRequests:
-    """Opens and closes the record of each request, and answers what nothing else has."""
+    """Opens and closes the record of each request, and answers what nothing else has.
 
-    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+    Args:
+        count: hears of method, route and status of each reply.
+    """
+
+    def __init__(self, app: ASGIApp, log: RequestLog, count: Callable[[str, str, int], None]) -> None:
         self._app = app
         self._requests = log
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,3 +53,4 @@ class LogRequests:
         finally:
             record.route = getattr(scope.get("route"), "path", "")
             self._requests.end(record)
+            self._count(method, record.route, record.status or CLIENT_LEFT)

@@ -5,7 +5,7 @@ from typing import Any
 
 from textgen_server.api.predictor.inference import INPUT, OUTPUTS
 from textgen_server.api.predictor.tensors import BYTES
-from textgen_server.api.routes.server import VERSION
+from textgen_server.telemetry import VERSION
 
 _ANY_SIZE = -1
 

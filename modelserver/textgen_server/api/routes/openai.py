@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import orjson
 
-from textgen_server.api.routes.server import VERSION
 from textgen_server.api.schemas.openai import FinishReason, OpenAiErrorReply, PromptTokensDetails, Usage
+from textgen_server.telemetry import VERSION
 from textgen_server.text.generation import Generation
 
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -1,7 +1,5 @@
 """About the server itself: GET /, /health, /info, /metrics."""
 
-from importlib.metadata import version
-
 from fastapi import APIRouter, Response
 from starlette.responses import PlainTextResponse
 
@@ -9,8 +7,7 @@ from textgen_server.api.metrics import CONTENT_TYPE
 from textgen_server.api.schemas.kserve import Alive
 from textgen_server.api.schemas.tgi import ErrorReply, InfoReply
 from textgen_server.api.state import Context
-
-VERSION = version("textgen")
+from textgen_server.telemetry import VERSION
 
 router = APIRouter(tags=["Server"])
 
