@@ -7,13 +7,14 @@ to 503, and all ranks are started anew, a bounded number of times.
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -42,11 +43,23 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+COMMANDS = {"detect-watermark": "textgen_server.detect_watermark"}
+"""What `textgen-server` does besides serving: the first argument, and the module whose `main` gets the others."""
+
 DRAIN_POLL_SECONDS = 0.05
 
 
 def main() -> int:
-    """Run the server. Returns the exit code: 0 after a clean end, 1 when it cannot start or its engine is lost."""
+    """Run a command, or the server where none is named. Returns the exit code: of the server 0 after a clean end, 1
+    when it cannot start or its engine is lost."""
+    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if command is not None:
+        run: Callable[[Sequence[str]], int] = importlib.import_module(command).main
+        return run(sys.argv[2:])
+    return _run_server()
+
+
+def _run_server() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)  # until there is something to drain
     try:

@@ -341,7 +341,7 @@ def _one_of(value: str | None, known: Any, what: str) -> str | None:
 
 class ServerSettings(ServerOptions, BaseSettings):
     """Serve a language model over HTTP. Each flag may also be given as an environment variable: --max-total-tokens
-    as MAX_TOTAL_TOKENS. The command line wins."""
+    as MAX_TOTAL_TOKENS. The command line wins. Other commands: `textgen-server detect-watermark --help`."""
 
     model_config = SettingsConfigDict(
         extra="ignore",

@@ -21,6 +21,7 @@ Progress = Callable[[str], None]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _WANTED = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model"]
+_WANTED_OF_TOKENIZER = ["tokenizer*", "config.json", "generation_config.json"]
 _UNWANTED = ["*/*", "consolidated*"]  # other formats' copies of the weights
 _SECONDS_BETWEEN_REPORTS = 5.0
 
@@ -57,6 +58,18 @@ def locate(model_id: str, revision: str | None, cache: str | None, progress: Pro
         return _found(model_id, revision, _cache(cache), progress)
     except OSError as error:
         raise ModelSourceError(f"cannot read {error.filename or model_id}: {error.strerror}") from error
+
+
+def locate_tokenizer(model_id: str, revision: str | None, cache: str | None, progress: Progress) -> Path:
+    """The folder of a model's tokenizer. Weights need not be there, and are not fetched from the hub. Arguments and
+    errors as in `locate`."""
+    path = Path(os.path.expanduser(model_id)).absolute()  # noqa: PTH111 - as in _found
+    if (path / "tokenizer.json").is_file():
+        return path
+    repo = model_id.removeprefix("hf://")
+    if path.exists() or "://" in repo or _looks_like_path(repo):
+        return locate(model_id, revision, cache, progress).path
+    return _from_hub(repo, revision, _cache(cache), progress, weights=False).path
 
 
 def _found(model_id: str, revision: str | None, cache: Path, progress: Progress) -> ModelFolder:
@@ -146,7 +159,7 @@ def _from_package(name: str, cache: Path, progress: Progress) -> ModelFolder:
     return _from_folder(Path(next(iter(folders))), module, cache, progress)
 
 
-def _from_hub(repo: str, revision: str | None, cache: Path, progress: Progress) -> ModelFolder:
+def _from_hub(repo: str, revision: str | None, cache: Path, progress: Progress, *, weights: bool = True) -> ModelFolder:
     if not _HUB_ID.fullmatch(repo):
         raise ModelSourceError(f"{repo!r} is neither an existing path nor a hub id such as org/name")
     from huggingface_hub import snapshot_download
@@ -158,14 +171,14 @@ def _from_hub(repo: str, revision: str | None, cache: Path, progress: Progress) 
             repo,
             revision=revision,
             cache_dir=cache,
-            allow_patterns=_WANTED,
+            allow_patterns=_WANTED if weights else _WANTED_OF_TOKENIZER,
             ignore_patterns=_UNWANTED,
             tqdm_class=_reporter(repo, progress),
         )
     except Exception as error:  # its HTTP library's errors pass through, and that library changes
         raise ModelSourceError(_why_not(error, repo, revision, cache)) from error
     folder = Path(path)
-    if _lacking(folder):
+    if weights and _lacking(folder):
         raise CheckpointError(_incomplete(folder).replace(str(folder), repo, 1))
     return ModelFolder(folder, repo, folder.name)
 
