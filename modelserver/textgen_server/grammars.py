@@ -12,11 +12,11 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 
+from textgen_server.json_schema import closed
 from textgen_server.sampling import Grammar
 
 # A lexer state takes one or two kilobytes, and a request's grammar has its own. JSON of a schema needs some hundreds.
@@ -31,6 +31,8 @@ COMPILER_STACK_BYTES = 2 * CHECKER_STACK_BYTES
 """Threads that compile have more stack than the checker had, so that what passed cannot end the engine."""
 _CHECKER_MEMORY_BYTES = 2 << 30
 _LONGEST_REASON = 300
+# How a Lark grammar names tokens of its model.
+_TOKENS = re.compile(r"<\[[0-9,-]+\]>")
 
 
 class BadGrammar(ValueError):
@@ -48,7 +50,7 @@ def to_llguidance(grammar: Grammar) -> str:
     except UnicodeEncodeError:
         raise BadGrammar("it has half a surrogate pair, which is no character") from None
     if grammar.kind == "json_schema":
-        schema = _closed(_parse(grammar.source))
+        schema = closed(_parse(grammar.source))
         if schema is True:
             schema = {}
         if isinstance(schema, dict):
@@ -73,6 +75,8 @@ def compile_with(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
 
 def check(grammar: Grammar) -> str:
     """Why the grammar cannot be used, or "". May take long, or end the process."""
+    # Here are only bytes; any stands for a model's token.
+    grammar = Grammar(grammar.kind, _TOKENS.sub("<[0]>", grammar.source) if grammar.kind == "lark" else grammar.source)
     try:
         if grammar.kind == "lark":  # may name tokens, which only the engine knows
             error = LLMatcher.validate_grammar(to_llguidance(grammar), limits=LIMITS)
@@ -90,6 +94,7 @@ def reason(error: str) -> str:
     """llguidance's message as one line that is fit for users."""
     if error.startswith("NoExtension"):
         return "no text matches it"
+    error = re.sub(r"^at \d+\(\d+\): failed to compile JSON schema: ", "", error)
     if match := re.match(r"Unimplemented keys: \[(.*)\]", error):
         return f"the schema's {match[1]} cannot be enforced"
     if match := re.search(r"^error: (.+)$", error, re.MULTILINE):
@@ -117,49 +122,6 @@ def _parse(source: str) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _closed(schema: Any) -> Any:
-    """The schema with objects that have the properties it lists and no others, unless it speaks of others. JSON schema
-    allows any others; but a model would invent them, and TGI never lets them come."""
-    every = list(_subschemas(schema))
-    if any(_combines(part) for part in every):
-        return schema
-    for part in every:
-        listed = part.get("properties")
-        others = part.keys() & {"additionalProperties", "patternProperties", "minProperties"}
-        if isinstance(listed, dict) and not others and all(name in listed for name in _required(part)):
-            part["additionalProperties"] = False
-    return schema
-
-
-def _required(part: dict[str, Any]) -> list[str]:
-    names = part.get("required")
-    return [str(name) for name in names] if isinstance(names, list) else []
-
-
-def _combines(part: dict[str, Any]) -> bool:
-    """True where the properties of several schemas come together in one object."""
-    if part.keys() & {"allOf", "unevaluatedProperties"}:
-        return True
-    return "properties" in part and bool(part.keys() & {"$ref", "anyOf", "oneOf"})
-
-
-def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
-    """All schemas within `schema`, itself included; not what only looks like one, as in `const` or `enum`."""
-    found = [schema]
-    while found:
-        part = found.pop()
-        if not isinstance(part, dict):
-            continue
-        yield part
-        found += [part.get(keyword) for keyword in ("items", "additionalItems", "additionalProperties")]
-        for keyword in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
-            inner = part.get(keyword)
-            found += inner if isinstance(inner, list) else []
-        for keyword in ("properties", "patternProperties", "$defs", "definitions"):
-            inner = part.get(keyword)
-            found += inner.values() if isinstance(inner, dict) else []
 
 
 def main() -> None:

@@ -5,9 +5,11 @@ that does not escape HTML, and `{% generation %}`, which marks training targets 
 """
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -39,7 +41,7 @@ class ChatTemplate:
     ) -> None:
         self.call_format = format_of(tool_source or source)
         self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
-        self._knows_developer = "developer" in source
+        self._knows_developer = re.search(r"""['"]developer['"]""", source) is not None
         try:
             self._template = _environment().from_string(source)
             self._tool_template = _environment().from_string(tool_source) if tool_source else self._template
@@ -64,6 +66,15 @@ class ChatTemplate:
             return cls(named["default"], bos_token, eos_token, named.get("tool_use"))
         except TemplateError as error:
             raise CheckpointError(str(error)) from error
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """True where the template writes messages of the role `system`."""
+        mark = uuid.uuid4().hex
+        try:
+            return mark in self.render([{"role": "system", "content": mark}, {"role": "user", "content": "Hello"}])
+        except TemplateError:
+            return False
 
     def render(
         self,

@@ -97,11 +97,10 @@ class PromptEncoder:
     def _render(self, chat: Chat) -> str:
         if self._template is None:
             raise TemplateError("this model has no chat template; use /v1/completions or /generate")
-        format = self.call_format
-        if format.in_template:
-            messages, tools = for_template(chat.messages, format), [tool.for_template() for tool in chat.tools]
-        else:
-            messages, tools = written_out(chat.messages, chat.tools, format, chat.tool_prompt), []
+        try:
+            messages, tools = self._with_tools(chat, self._template)
+        except RecursionError:
+            raise TemplateError("`messages` are nested too deeply") from None
         return self._template.render(
             messages,
             tools,
@@ -109,6 +108,14 @@ class PromptEncoder:
             continue_final_message=chat.continue_final_message,
             variables=chat.variables,
         )
+
+    def _with_tools(self, chat: Chat, template: ChatTemplate) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Messages and tools as the template needs them; no tools where the messages tell of them."""
+        format = template.call_format
+        if format.in_template:
+            return for_template(chat.messages, format), [tool.for_template() for tool in chat.tools]
+        takes_system = not chat.tools or template.takes_system
+        return written_out(chat.messages, chat.tools, format, takes_system, chat.tool_prompt), []
 
     def _truncated(self, ids: list[int], length: int | None) -> list[int]:
         if length is None or len(ids) <= length:

@@ -65,14 +65,17 @@ class ResponseFormat(Body):
 
 
 def _json_grammar(schema: Any, field: str) -> Grammar:
-    if isinstance(schema, str):
-        return Grammar("json_schema", schema)
-    if not isinstance(schema, dict | bool):
-        raise _wrong_format(field, "must be a JSON schema")
+    """The grammar of a schema, which TGI also takes as JSON text."""
     try:
-        return Grammar("json_schema", json.dumps(schema))
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+        source = json.dumps(schema)
+    except ValueError:
+        raise _wrong_format(field, "is not valid JSON") from None
     except RecursionError:
         raise _wrong_format(field, "is nested too deeply") from None
+    if not isinstance(schema, dict | bool):
+        raise _wrong_format(field, "must be a JSON schema")
+    return Grammar("json_schema", source)
 
 
 def _wrong_format(field: str, what: str) -> InvalidRequest:

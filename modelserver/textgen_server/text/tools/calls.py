@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
-# Keywords that may give an object more properties than those in `properties`.
-_OPENING_KEYWORDS = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"})
+NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 @dataclass(frozen=True)
@@ -23,20 +21,10 @@ class Tool:
     parameters: Mapping[str, Any] | None = None
 
     def for_template(self) -> dict[str, Any]:
-        """OpenAI's object, which chat templates expect."""
-        function: dict[str, Any] = {"name": self.name}
-        if self.description is not None:
-            function["description"] = self.description
-        return {"type": "function", "function": {**function, "parameters": self.parameters or _NO_ARGUMENTS}}
-
-    @property
-    def arguments_schema(self) -> dict[str, Any]:
-        """Schema that the arguments must fit: `parameters`, but without properties that it does not name. (A call
-        with an argument that the function does not have would fail.)"""
-        schema = {"type": "object", **(self.parameters or _NO_ARGUMENTS)}
-        if "properties" in schema and not _OPENING_KEYWORDS & schema.keys():
-            schema["additionalProperties"] = False
-        return schema
+        """OpenAI's object, complete, as chat templates expect it."""
+        parameters = self.parameters or NO_ARGUMENTS
+        function = {"name": self.name, "description": self.description or "", "parameters": parameters}
+        return {"type": "function", "function": function}
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,14 @@ A new format is an entry in `_FORMATS`; grammar.py and parser.py read it.
 """
 
 import secrets
-import string
-from collections.abc import Callable
 from dataclasses import dataclass
-
-_ALPHANUMERIC = string.ascii_letters + string.digits
-
-
-def _openai_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
-
-
-def _mistral_id() -> str:
-    # Mistral's templates refuse other lengths.
-    return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(9))
 
 
 @dataclass(frozen=True)
 class CallFormat:
     """How calls lie in an answer's text:
 
-        text  OPENING  BEGIN  call  (SEPARATOR call)*  END  text
+        text  OPENING  BEGIN  call  (SEPARATOR call)*  END  text     (there may be a blank before BEGIN)
                              │
                              └ BEFORE_NAME name BEFORE_ARGUMENTS arguments AFTER_ARGUMENTS
 
@@ -35,7 +22,7 @@ class CallFormat:
             first character is calls, any other is text.
         separator: None where an opening has only one call behind it.
         between: what stands between two such blocks when there is no text; None where a second is not written.
-        new_id: makes the id of a call.
+        id_length: of ids, in letters and digits, where the format's templates refuse others.
     """
 
     name: str
@@ -49,13 +36,17 @@ class CallFormat:
     between: str | None = None
     bare: bool = False
     in_template: bool = True
-    new_id: Callable[[], str] = _openai_id
+    id_length: int | None = None
 
     @property
     def markup(self) -> tuple[str, ...]:
         """Everything fixed that the format consists of."""
         parts = (self.opening, self.begin, self.before_name, self.before_arguments, self.after_arguments, self.end)
         return tuple(part for part in (*parts, self.separator, self.between) if part)
+
+    def new_id(self) -> str:
+        """An id for a call."""
+        return f"call_{secrets.token_hex(12)}" if self.id_length is None else secrets.token_hex(16)[: self.id_length]
 
 
 # Nous Research's Hermes, and Qwen.
@@ -88,7 +79,7 @@ MISTRAL = CallFormat(
     after_arguments="}",
     separator=", ",
     end="]",
-    new_id=_mistral_id,
+    id_length=9,
 )
 
 # Mistral's tokenizers from v11 on.
@@ -99,7 +90,7 @@ MISTRAL_ARGS = CallFormat(
     before_arguments="[ARGS]",
     after_arguments="",
     between="",
-    new_id=_mistral_id,
+    id_length=9,
 )
 
 GENERIC = CallFormat(

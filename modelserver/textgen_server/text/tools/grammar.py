@@ -7,11 +7,13 @@ with the name of a function that there is and arguments that fit its schema.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from textgen_server.errors import InvalidRequest
+from textgen_server.json_schema import closed
 from textgen_server.sampling import Grammar
 from textgen_server.text.tokenizer import Tokenizer
-from textgen_server.text.tools.calls import Tool, ToolUse
+from textgen_server.text.tools.calls import NO_ARGUMENTS, ToolUse
 from textgen_server.text.tools.formats import CallFormat
 
 # JSON on one line, with or without json.dumps's spaces. Given the choice, small models can write white space for ever.
@@ -82,13 +84,14 @@ class _Rules:
         yield f"block: ({opening})? body" if format.bare else f"block: {opening} body"
         several = self._use.parallel and format.separator is not None
         more = f"({_string(format.separator or '')} call)*" if several else ""
-        yield f"body: {self._literal(format.begin)} call {more} {self._literal(format.end)}"
+        begin = f'" "? {self._literal(format.begin)}' if format.begin else ""
+        yield f"body: {begin} call {more} {self._literal(format.end)}"
         tools = [tool for tool in self._use.tools if tool.name in self._use.callable]
         functions = " | ".join(f"function{number}" for number in range(len(tools)))
         yield f"call: {self._literal(format.before_name)} ({functions}) {self._literal(format.after_arguments)}"
         for number, tool in enumerate(tools):
             yield f"function{number}: {self._literal(tool.name + format.before_arguments)} arguments{number}"
-            yield f"arguments{number}: {_json_rule(_arguments_schema(tool))}"
+            yield f"arguments{number}: {_json_rule({'type': 'object', **(tool.parameters or NO_ARGUMENTS)})}"
 
     def _calls_in_text(self) -> Iterator[str]:
         # The lazy lexeme ends with the opening's last character, wherever that comes: there is no text with an opening
@@ -124,19 +127,15 @@ class _Rules:
         )
 
 
-def _arguments_schema(tool: Tool) -> str:
-    return json.dumps({**tool.arguments_schema, "x-guidance": _JSON_STYLE})
-
-
-def _json_rule(schema: str) -> str:
-    return f"%json {schema}"
+def _json_rule(schema: Any) -> str:
+    schema = closed(json.loads(json.dumps(schema)))  # a copy
+    return f"%json {json.dumps({**schema, 'x-guidance': _JSON_STYLE} if isinstance(schema, dict) else schema)}"
 
 
 def _content_rule(content: Grammar) -> str:
     if content.kind == "regex":
         return f"content: TEXT\nTEXT: /{_one_line(content.source)}/"
-    schema = json.loads(content.source)
-    return f"content: %json {json.dumps({**schema, 'x-guidance': _JSON_STYLE} if isinstance(schema, dict) else schema)}"
+    return f"content: {_json_rule(json.loads(content.source))}"
 
 
 def _one_line(regex: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textgen_server.text.tools.calls import Tool, parsed_arguments
-from textgen_server.text.tools.formats import MISTRAL, MISTRAL_ARGS, CallFormat
+from textgen_server.text.tools.formats import CallFormat
 
 Message = dict[str, Any]
 
@@ -17,60 +17,62 @@ _INTRODUCTION = "You have functions that you may call when they help. Each line 
 _HOW_TO_CALL = (
     "To call a function, write its name and arguments that fit its parameters, in this form, and nothing after it:"
 )
-_MISTRAL_ID_LENGTH = 9
 
 
 def for_template(messages: Sequence[Message], format: CallFormat) -> list[Message]:
-    """Messages for a template that knows tools."""
-    shorten = format in (MISTRAL, MISTRAL_ARGS)
-    return [_native(message, shorten) for message in messages]
+    """Messages for a template that knows tools. Results get the name of what was called, for which some ask."""
+    called = {call.get("id"): call["function"]["name"] for each in messages for call in each.get("tool_calls") or ()}
+    return [_native(message, called, format) for message in messages]
 
 
 def written_out(
-    messages: Sequence[Message], tools: Sequence[Tool], format: CallFormat, introduction: str | None = None
+    messages: Sequence[Message],
+    tools: Sequence[Tool],
+    format: CallFormat,
+    takes_system: bool = True,
+    introduction: str | None = None,
 ) -> list[Message]:
     """Messages for a template that does not know tools.
 
     Args:
+        takes_system: the template writes a system message; otherwise the first message of the user has its text.
         introduction: what is said before the list of tools, in place of our own words.
     """
     plain: list[Message] = []
     for message in messages:
         content = str(message.get("content") or "")
         if message.get("role") in ("tool", "function"):
-            content = f"<tool_response>\n{content}\n</tool_response>"
-            # Many templates insist on taking turns.
-            if plain and plain[-1]["role"] == "user" and plain[-1]["content"].endswith("</tool_response>"):
-                plain[-1]["content"] += "\n" + content
-            else:
-                plain.append({"role": "user", "content": content})
+            _add_result(plain, content)
         elif calls := message.get("tool_calls"):
             parts = [content] if content else []
             plain.append({"role": "assistant", "content": "\n".join([*parts, _written_calls(calls, format)])})
         else:
             plain.append(dict(message))
-    return _with_system(plain, _described(tools, format, introduction)) if tools else plain
+    return _with_instructions(plain, _described(tools, format, introduction), takes_system) if tools else plain
 
 
-def _native(message: Message, shorten_ids: bool) -> Message:
+def _native(message: Message, called: Mapping[Any, str], format: CallFormat) -> Message:
     message = dict(message)
     if calls := message.get("tool_calls"):
-        message["tool_calls"] = [_native_call(call, shorten_ids) for call in calls]
-    if shorten_ids and "tool_call_id" in message:
-        message["tool_call_id"] = _mistral_id(message["tool_call_id"])
+        message["tool_calls"] = [_native_call(call, format) for call in calls]
+    if id := message.get("tool_call_id"):
+        if id in called:
+            message.setdefault("name", called[id])
+        message["tool_call_id"] = _fitting_id(id, format)
     return message
 
 
-def _native_call(call: Mapping[str, Any], shorten_id: bool) -> dict[str, Any]:
+def _native_call(call: Mapping[str, Any], format: CallFormat) -> dict[str, Any]:
     function = {**call["function"], "arguments": parsed_arguments(call["function"].get("arguments"))}
-    id = call.get("id")
-    return {**call, "function": function, "id": _mistral_id(id) if shorten_id else id}
+    return {**call, "function": function, "id": _fitting_id(call.get("id"), format)}
 
 
-def _mistral_id(id: Any) -> str:
-    """An id that Mistral's templates accept; the same for a call and its result."""
+def _fitting_id(id: Any, format: CallFormat) -> Any:
+    """An id that the format's templates accept; the same for a call and its result."""
+    if format.id_length is None:
+        return id
     letters = "".join(character for character in str(id) if character.isascii() and character.isalnum())
-    return letters[-_MISTRAL_ID_LENGTH:].rjust(_MISTRAL_ID_LENGTH, "0")
+    return letters[-format.id_length :].rjust(format.id_length, "0")
 
 
 def _written_calls(calls: Sequence[Mapping[str, Any]], format: CallFormat) -> str:
@@ -88,8 +90,20 @@ def _described(tools: Sequence[Tool], format: CallFormat, introduction: str | No
     return "\n".join([introduction or _INTRODUCTION, *lines, "", _HOW_TO_CALL, example])
 
 
-def _with_system(messages: list[Message], text: str) -> list[Message]:
-    if messages and messages[0].get("role") in ("system", "developer"):
-        first = messages[0]
-        return [{**first, "content": f"{first.get('content') or ''}\n\n{text}".strip()}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
+def _add_result(messages: list[Message], content: str) -> None:
+    """A result as a message of the user's, or as more of the last one: many templates insist on taking turns."""
+    content = f"<tool_response>\n{content}\n</tool_response>"
+    if messages and messages[-1]["role"] == "user" and str(messages[-1]["content"]).endswith("</tool_response>"):
+        messages[-1]["content"] += "\n" + content
+    else:
+        messages.append({"role": "user", "content": content})
+
+
+def _with_instructions(messages: list[Message], text: str, takes_system: bool) -> list[Message]:
+    roles = ("system", "developer") if takes_system else ("user",)
+    for place, message in enumerate(messages):
+        if message["role"] in roles:
+            parts = (message["content"], text) if takes_system else (text, message["content"])
+            merged = {**message, "content": "\n\n".join(part for part in parts if part)}
+            return [*messages[:place], merged, *messages[place + 1 :]]
+    return [{"role": roles[0], "content": text}, *messages]

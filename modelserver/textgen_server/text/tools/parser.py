@@ -79,7 +79,10 @@ class CallParser:
         return [TextDelta(text)] if text else None
 
     def _begin(self) -> list[Delta] | None:
-        return self._skip(self._format.begin, self._call)
+        begin = self._format.begin
+        if begin and self._rest.startswith(" "):
+            self._rest = self._rest[1:]
+        return self._skip(begin, self._call)
 
     def _call(self) -> list[Delta] | None:
         head = self._head.match(self._rest)

@@ -1,0 +1,47 @@
+"""JSON schemas, as what a model writes is held to them. Used by grammars.py, and by text/tools/ for arguments."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def closed(schema: Any) -> Any:
+    """The schema, changed in place: its objects have the properties it lists and no others, unless it speaks of others.
+    JSON schema allows any others; but a model would invent them, and TGI never lets them come."""
+    every = list(_subschemas(schema))
+    if any(_combines(part) for part in every):
+        return schema
+    for part in every:
+        listed = part.get("properties")
+        others = part.keys() & {"additionalProperties", "patternProperties", "minProperties"}
+        if isinstance(listed, dict) and not others and all(name in listed for name in _required(part)):
+            part["additionalProperties"] = False
+    return schema
+
+
+def _required(part: dict[str, Any]) -> list[str]:
+    names = part.get("required")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _combines(part: dict[str, Any]) -> bool:
+    """True where the properties of several schemas come together in one object."""
+    if part.keys() & {"allOf", "unevaluatedProperties"}:
+        return True
+    return "properties" in part and bool(part.keys() & {"$ref", "anyOf", "oneOf"})
+
+
+def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """All schemas within `schema`, itself included; not what only looks like one, as in `const` or `enum`."""
+    found = [schema]
+    while found:
+        part = found.pop()
+        if not isinstance(part, dict):
+            continue
+        yield part
+        found += [part.get(keyword) for keyword in ("items", "additionalItems", "additionalProperties")]
+        for keyword in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
+            inner = part.get(keyword)
+            found += inner if isinstance(inner, list) else []
+        for keyword in ("properties", "patternProperties", "$defs", "definitions"):
+            inner = part.get(keyword)
+            found += inner.values() if isinstance(inner, dict) else []
