@@ -17,5 +17,5 @@ def model_flags(smollm2_folder) -> tuple[str, ...]:
 def server(model_flags, tmp_path_factory):
     from running import running
 
-    with running(tmp_path_factory.mktemp("server") / "log", *model_flags) as it:
+    with running(tmp_path_factory.mktemp("server") / "log", *model_flags, "--grpc-port", "0") as it:
         yield it

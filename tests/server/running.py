@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -48,6 +49,11 @@ class Server:
             return httpx.get(f"{self.url}/health", timeout=5, verify=self.tls or True).status_code
         except httpx.HTTPError:
             return None
+
+    @property
+    def grpc_address(self) -> str:
+        """Where gRPC is served, with `--grpc-port`."""
+        return re.findall(r"gRPC at (\S+)", self.log.read_text())[0]
 
     def generate(self, inputs: str, **parameters) -> httpx.Response:
         body = {"inputs": inputs, "parameters": parameters}
