@@ -104,6 +104,11 @@ class Attention(Protocol):
         """Shape of the key pool of one layer, and of its value pool; `num_blocks` first, the rest as this one reads."""
         ...
 
+    @staticmethod
+    def obstacle(head_dim: int) -> str | None:
+        """Why it cannot attend with heads of that many features, after its name in a sentence; None when it can."""
+        return None
+
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch
     ) -> Tensor:

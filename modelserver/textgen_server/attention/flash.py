@@ -13,7 +13,6 @@ from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
 from torch import Tensor
 
 from textgen_server.attention.base import Attention, AttentionBatch, AttentionSpec
-from textgen_server.errors import StartupError
 
 _MAX_HEAD_DIM = 256
 
@@ -26,12 +25,6 @@ class FlashAttention(Attention):
     dtypes = frozenset({torch.float16, torch.bfloat16})
 
     def __init__(self, spec: AttentionSpec) -> None:
-        """Raises StartupError where the library has no kernel for the head size."""
-        if spec.head_dim > _MAX_HEAD_DIM or spec.head_dim % 8:
-            raise StartupError(
-                f"flash-attn takes heads of up to {_MAX_HEAD_DIM} features in multiples of 8, and this model's have "
-                f"{spec.head_dim}; choose --attention-backend triton"
-            )
         self._options: dict[str, Any] = {
             "softmax_scale": spec.scale,
             "causal": True,
@@ -44,6 +37,12 @@ class FlashAttention(Attention):
     @staticmethod
     def cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
         return num_blocks, block_size, num_kv_heads, head_dim
+
+    @staticmethod
+    def obstacle(head_dim: int) -> str | None:
+        if head_dim <= _MAX_HEAD_DIM and head_dim % 8 == 0:
+            return None
+        return f"takes heads of up to {_MAX_HEAD_DIM} features in multiples of 8, and this model's have {head_dim}"
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch

@@ -77,7 +77,7 @@ def load_model(options: ServerOptions, folder: Path, device: torch.device, group
     started = time.monotonic()
     config = read_config(folder)
     dtype = choose_dtype(options, device)
-    attention = choose(config.family.attention or options.attention_backend, device.type, dtype)
+    attention = choose(config.family.attention or options.attention_backend, device.type, dtype, config.head_dim)
     checkpoint = Checkpoint.open(folder)
     build = Builder(Loader(checkpoint, device, dtype), group, _quantization(options, config), attention)
     try:

@@ -14,7 +14,6 @@ from attention_cases import Case, PagedRun, slopes, spec
 from torch import Tensor
 
 from textgen_server.attention.base import Attention, AttentionBatch, AttentionSpec, attend_reference
-from textgen_server.errors import StartupError
 
 
 def attend(
@@ -106,6 +105,9 @@ def test_asks_the_library_for_what_the_reference_computes(backend: type[Attentio
     torch.testing.assert_close(run.attended_by(backend), run.expected(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_size_without_kernel_is_refused_with_the_way_out(backend: type[Attention]) -> None:
-    with pytest.raises(StartupError, match="have 512; choose --attention-backend triton"):
-        backend(spec(head_dim=512))
+def test_a_head_size_without_kernel_is_refused(backend: type[Attention]) -> None:
+    assert [backend.obstacle(dim) for dim in (64, 80, 256)] == [None] * 3
+    for dim in (12, 512):
+        assert backend.obstacle(dim) == (
+            f"takes heads of up to 256 features in multiples of 8, and this model's have {dim}"
+        )

@@ -1,42 +1,64 @@
 """The backend is the one asked for, or the first that can run; what cannot run is refused with what can."""
 
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from textgen_server.attention.cpu import CpuAttention
 from textgen_server.attention.select import block_size_for, choose
 from textgen_server.errors import StartupError
+from textgen_server.registry import ATTENTION_BACKENDS
 
 
 @pytest.mark.parametrize("name", [None, "cpu"])
 def test_cpu_is_the_choice_on_a_cpu(name: str | None) -> None:
-    assert choose(name, "cpu", torch.float32) is CpuAttention
+    assert choose(name, "cpu", torch.float32, 64) is CpuAttention
 
 
 def test_triton_is_the_choice_on_a_gpu_without_flash_attn() -> None:
     pytest.importorskip("triton")
     if _installed("flash_attn"):
         pytest.skip("flash-attn is installed here")
-    assert choose(None, "cuda", torch.bfloat16).__name__ == "TritonAttention"
+    assert choose(None, "cuda", torch.bfloat16, 64).__name__ == "TritonAttention"
 
 
 def test_a_backend_for_another_device_is_refused_with_alternatives() -> None:
     with pytest.raises(
         StartupError, match=r"--attention-backend triton runs on cuda only, not on cpu; .* among cpu, reference$"
     ):
-        choose("triton", "cpu", torch.float32)
+        choose("triton", "cpu", torch.float32, 64)
 
 
 def test_a_backend_without_its_library_is_refused_with_the_librarys_name() -> None:
     if _installed("flash_attn"):
         pytest.skip("flash-attn is installed here")
     with pytest.raises(StartupError, match="flash needs flash_attn, which cannot be imported here"):
-        choose("flash", "cuda", torch.bfloat16)
+        choose("flash", "cuda", torch.bfloat16, 64)
+
+
+def test_heads_that_a_backend_has_no_kernel_for_lead_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    entry = replace(ATTENTION_BACKENDS["cpu"], target=f"{__name__}:SmallHeads", devices=("cuda",))
+    monkeypatch.setattr("textgen_server.attention.select.ATTENTION_BACKENDS", {**ATTENTION_BACKENDS, "flash": entry})
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(SmallHeads=SmallHeads))
+    assert choose(None, "cuda", torch.bfloat16, 128) is SmallHeads
+    assert choose(None, "cuda", torch.bfloat16, 512).__name__ == "TritonAttention"
+    with pytest.raises(StartupError, match=r"--attention-backend flash takes no heads of 512; .* among triton"):
+        choose("flash", "cuda", torch.bfloat16, 512)
+
+
+class SmallHeads(CpuAttention):
+    @staticmethod
+    def obstacle(head_dim: int) -> str | None:
+        return None if head_dim <= 256 else f"takes no heads of {head_dim}"
 
 
 def test_a_dtype_that_nobody_computes_in_is_refused_with_every_reason() -> None:
     with pytest.raises(StartupError, match=r"No attention backend runs on cpu in float64: .*cpu does not compute"):
-        choose(None, "cpu", torch.float64)
+        choose(None, "cpu", torch.float64, 64)
 
 
 def test_block_size_defaults_to_what_the_backend_prefers() -> None:

@@ -15,6 +15,7 @@ from textgen_server.engine_process import _limits
 from textgen_server.errors import CheckpointError, OutOfMemory, StartupError
 from textgen_server.models.config import read_config
 from textgen_server.parallel import Group
+from textgen_server.registry import FAMILIES
 from textgen_server.runner.load import load_model, prepare_device
 from textgen_server.settings import ServerOptions
 
@@ -132,13 +133,18 @@ class TestConfig:
         assert refusal(folder) == f"config.json: {complaint}"
 
     def test_another_family_is_refused_by_name_before_its_fields_are_missed(self, folder: Path) -> None:
-        change(folder, model_type="gpt2", num_attention_heads=..., n_head=12)
-        assert refusal(folder) == "config.json: model_type 'gpt2' is not supported; supported: llama, mistral"
+        change(folder, model_type="xlnet", num_attention_heads=..., n_head=12)
+        supported = ", ".join(sorted(name for family in FAMILIES.values() for name in family.model_types))
+        assert refusal(folder) == f"config.json: model_type 'xlnet' is not supported; supported: {supported}"
 
     @pytest.mark.parametrize(
         ("scaling", "complaint"),
         [
-            ({"rope_type": "longrope"}, "rope_type 'longrope' is not supported; supported: linear, llama3, yarn"),
+            ({"rope_type": "3d"}, "rope_type '3d' is not supported; supported: linear, llama3, yarn, longrope"),
+            (
+                {"rope_type": "longrope", "original_max_position_embeddings": 64, "short_factor": [1.0, "2"]},
+                "short_factor of the rope scaling must list 4 numbers above 0",
+            ),
             ({"type": "dynamic", "factor": 2.0}, "rope_type 'dynamic' is not supported; .*"),
             ({"rope_type": "linear"}, "rope scaling .* lacks 'factor'"),
             ({"rope_type": "linear", "factor": "2"}, "factor of the rope scaling must be a number above 0, not '2'"),
