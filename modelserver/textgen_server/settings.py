@@ -391,10 +391,11 @@ def parse(args: Sequence[str] | None = None) -> ServerSettings:
 
 
 def _refuse_empty_keys(args: Sequence[str]) -> None:
-    """An empty value counts as none, for which "$KEY" must not leave a server open whose KEY was forgotten."""
-    for flag in (flag_of("api_key"), flag_of("api_key_file")):
-        if f"{flag}=" in args or (flag, "") in itertools.pairwise(args):
-            raise StartupError(f"{flag}: it is empty: leave it out or give a value")
+    """Elsewhere an empty value counts as none; here it must not leave a server open whose key was forgotten."""
+    for name in ("api_key", "api_key_file"):
+        flag, variable = flag_of(name), env_of(name)
+        if f"{flag}=" in args or (flag, "") in itertools.pairwise(args) or os.environ.get(variable) == "":
+            raise StartupError(f"{flag} or {variable}: it is empty: leave it out or give a value")
 
 
 def _spell_out_switches(args: Sequence[str]) -> list[str]:

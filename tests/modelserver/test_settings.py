@@ -88,8 +88,14 @@ def test_several_values_in_the_environment_are_separated_by_commas(monkeypatch: 
 
 @pytest.mark.parametrize("args", [["--api-key", ""], ["--api-key="], ["--api-key", " , "], ["--api-key-file", ""]])
 def test_an_empty_key_does_not_open_the_server(args: list[str]) -> None:
-    with pytest.raises(StartupError, match=r"--api-key(-file)?: it is empty"):
+    with pytest.raises(StartupError, match=r"--api-key.*: it is empty"):
         parse(args)
+
+
+def test_an_empty_variable_does_not_open_it_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "")
+    with pytest.raises(StartupError, match="API_KEY: it is empty"):
+        parse([])
 
 
 def test_keys_are_told_to_nobody() -> None:
