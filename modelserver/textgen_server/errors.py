@@ -5,6 +5,7 @@
     │   ├── InvalidRequest         a value is wrong                                  422 validation
     │   ├── TemplateError          the chat template failed or is missing            422 template_error
     │   ├── ModelNotFound          no such model or adapter is served                404 model_not_found
+    │   ├── AdapterInUse           an adapter that requests use cannot go            409 adapter_in_use
     │   ├── Unauthorized           no key, or a wrong one                            401 invalid_api_key
     │   └── Overloaded             too many requests at once                         429 overloaded
     ├── GenerationError            the engine failed while it worked on the request  424 generation
@@ -92,6 +93,12 @@ class Unauthorized(RequestError):
     http_status = 401
     grpc_code = "UNAUTHENTICATED"
     error_type = "invalid_api_key"
+
+
+class AdapterInUse(RequestError):
+    http_status = 409
+    grpc_code = "FAILED_PRECONDITION"
+    error_type = "adapter_in_use"
 
 
 class Overloaded(RequestError):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from textgen_server.engine.plan import Constraint, Item, Sample, Scores, StepPlan, StepResult, Tops
-from textgen_server.errors import CheckpointError
+from textgen_server.errors import CheckpointError, InvalidRequest
 from textgen_server.settings import ServerOptions
 from textgen_server.text.tokenizer import Tokenizer
 from textgen_server.weights.config_files import read_json
@@ -63,6 +63,13 @@ class MockExecutor:
         tops = [self._tops(token, sample.params.top_tokens) for token, sample in zip(tokens, samples, strict=True)]
         scores = [self._score(item) for item in plan.items if item.targets]
         return StepResult(tokens, [LOGPROB] * len(tokens), tops if any(tops) else [], scores)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """See engine.loop.Executor."""
+        raise InvalidRequest("the mock engine has no model that an adapter could change")
+
+    def unload_adapter(self, name: str) -> None:
+        """See engine.loop.Executor. There is none."""
 
     def _wait(self, prompt_tokens: int) -> None:
         """Steps end at an even beat. The first after a rest ends at once, but for its prompt; the beat starts there."""

@@ -66,6 +66,13 @@ class ServerOptions(BaseModel):
     served_model_name: str | None = None
     """The name that /info and /v1/models show. Default: `model_id`."""
 
+    lora_adapters: Texts = ()
+    """LoRA adapters to load beside the model: `NAME=FOLDER`, a hub id, or `ID@REVISION`; repeated, or separated by
+    commas. Requests choose one by `adapter_id`, or by OpenAI's `model`."""
+
+    lora_loading: bool = False
+    """Let clients load and unload adapters while the server runs, from folders that the server can read."""
+
     tokenizer_config_path: str | None = None
     """A tokenizer_config.json that overrides the model's own, for its chat template."""
 
@@ -290,6 +297,11 @@ class ServerOptions(BaseModel):
     def longest_input(self) -> int | None:
         """The limit on the prompt under either of its names, or None where it was left to the server."""
         return self.max_input_tokens if self.max_input_tokens is not None else self.max_input_length
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether the model must be built so that adapters can be added."""
+        return bool(self.lora_adapters) or self.lora_loading
 
     @property
     def model_name(self) -> str:

@@ -8,14 +8,24 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Protocol
 
 from textgen_server.engine.plan import StepPlan, StepResult
 from textgen_server.engine.request import Request
 from textgen_server.engine.scheduler import Events, Failure, Scheduler
 from textgen_server.engine.statistics import Statistics
-from textgen_server.errors import GenerationError, InvalidRequest, Overloaded
+from textgen_server.errors import (
+    AdapterInUse,
+    GenerationError,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    RequestError,
+    TextgenError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -31,18 +41,37 @@ class Executor(Protocol):
         """
         ...
 
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Make an adapter ready for requests. Raises TextgenError when it cannot be used; nothing has changed then."""
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter."""
+        ...
+
 
 class EngineLoop:
     """Runs the scheduler's plans one after another until stopped or until the executor breaks.
+
+    Args:
+        adapters: those that the executor has already.
 
     Attributes:
         steps: so far, failed ones too.
         statistics: of these steps.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, publish: Callable[[Events], None]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        publish: Callable[[Events], None],
+        adapters: Sequence[str] = (),
+    ) -> None:
         self.scheduler = scheduler
         self.steps = 0
+        self._loads = len(adapters)
+        self._adapters = {name: number for number, name in enumerate(adapters)}  # each with the number of its load
         self.statistics = Statistics()
         self._executor = executor
         self._publish = publish
@@ -59,6 +88,28 @@ class EngineLoop:
     def abort(self, key: Hashable) -> None:
         """End a request without a word; its blocks are free before the next step."""
         self._inbox.put(lambda: self._abort(key))
+
+    def load_adapter(self, name: str, folder: Path) -> Future[None]:
+        """Load an adapter before the next step. The future raises what Executor.load_adapter does."""
+        return self._between_steps(lambda: self._load_adapter(name, folder))
+
+    def unload_adapter(self, name: str) -> Future[None]:
+        """Unload an adapter before the next step. The future raises AdapterInUse while requests use it."""
+        return self._between_steps(lambda: self._unload_adapter(name))
+
+    def _between_steps(self, work: Callable[[], None]) -> Future[None]:
+        done: Future[None] = Future()
+
+        def carry_out() -> None:
+            try:
+                work()
+            except TextgenError as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._inbox.put(carry_out)
+        return done
 
     def stop(self) -> None:
         """Leave `run` after the step in progress."""
@@ -99,9 +150,38 @@ class EngineLoop:
 
     def _add(self, request: Request) -> None:
         try:
+            if request.adapter:
+                self._check_adapter(request)
             self.scheduler.add(request)
-        except InvalidRequest as error:
+        except RequestError as error:
             self._publish(Events(failures=[Failure(request.key, error)]))
+
+    def _check_adapter(self, request: Request) -> None:
+        if request.adapter not in self._adapters:
+            raise ModelNotFound(f"the adapter `{request.adapter}` is no longer there")
+        # Its keys and values are not the base model's, nor those of what had its name before.
+        request.cache_salt = f"{self._adapters[request.adapter]}\0{request.cache_salt}"
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters that requests may use."""
+        return list(self._adapters)
+
+    def _load_adapter(self, name: str, folder: Path) -> None:
+        if name in self._adapters:
+            raise InvalidRequest(f"there is an adapter `{name}` already; unload it first, or choose another name")
+        self._executor.load_adapter(name, folder)
+        self._adapters[name] = self._loads
+        self._loads += 1
+
+    def _unload_adapter(self, name: str) -> None:
+        if name not in self._adapters:
+            raise ModelNotFound(f"there is no adapter `{name}`")
+        users = sum(request.adapter == name for request in self.scheduler)
+        if users:
+            raise AdapterInUse(f"{users} requests use the adapter `{name}`; wait for them to end")
+        self._executor.unload_adapter(name)
+        del self._adapters[name]
 
     def _abort(self, key: Hashable) -> None:
         self.scheduler.abort(key)

@@ -30,8 +30,8 @@ class Request:
         num_computed  ──────────▶           keys and values of tokens[:num_computed] are in the cache
         blocks        [  7  ][  2  ][  9  ]  they cover at least num_computed tokens
 
-    With an encoder-decoder model the sequence is the encoder's tokens and, behind them, the decoder's: a start token and
-    what is generated. Blocks cover both, and the encoder's tokens are computed in one step, because each sees them all.
+    With an encoder-decoder model the sequence is the encoder's tokens and, behind them, the decoder's: a start token
+    and what is generated. Blocks cover both; the encoder's tokens are computed in one step, because each sees them all.
 
     A request decodes when all but its last token are computed, else it prefills. After a preemption num_computed is 0
     and prefill covers the generated tokens too, so nothing is lost but time.
@@ -47,7 +47,6 @@ class Request:
     """Requests share KV blocks only with the same salt."""
     wants_prompt_logprobs: bool = False
     adapter: str = ""
-    """Part of `cache_salt` too: an adapter changes the keys and values of all tokens."""
     encoder_length: int = 0
     """So many tokens at the start are the encoder's."""
     constraint: Constraint | None = None

@@ -282,4 +282,13 @@ def _item(request: Request, length: int) -> Item:
     if request.needs_scores:
         targets = request.tokens[start + 1 : min(end + 1, request.prompt_length)]
         top_targets = request.sampling.top_tokens
-    return Item(request.tokens[start:end], start, request.blocks, sample, targets, top_targets, request.encoder_length)
+    return Item(
+        tokens=request.tokens[start:end],
+        start=start,
+        blocks=request.blocks,
+        sample=sample,
+        targets=targets,
+        top_targets=top_targets,
+        encoder_length=request.encoder_length,
+        adapter=request.adapter,
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from textgen_server.rpc.engine_pb2 import EngineInfo, EngineStatus
@@ -98,4 +99,17 @@ class Engine(Protocol):
 
     async def status(self) -> EngineStatus:
         """Counters and gauges of this moment. Raises EngineUnavailable."""
+        ...
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Make a LoRA adapter ready for requests; its name then is in `info.adapters`.
+
+        Raises:
+            InvalidRequest: it cannot be used with this model, or the name is taken.
+            EngineUnavailable: the engine is down.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises ModelNotFound, AdapterInUse or EngineUnavailable."""
         ...

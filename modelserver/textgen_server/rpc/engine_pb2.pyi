@@ -58,6 +58,24 @@ class EngineInfo(_message.Message):
     decoder_start_token: int
     def __init__(self, model_type: _Optional[str] = ..., model_sha: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., num_shard: _Optional[int] = ..., block_size: _Optional[int] = ..., num_blocks: _Optional[int] = ..., max_input_tokens: _Optional[int] = ..., max_total_tokens: _Optional[int] = ..., max_batch_prefill_tokens: _Optional[int] = ..., vocab_size: _Optional[int] = ..., attention_backend: _Optional[str] = ..., quantize: _Optional[str] = ..., longest_step_seconds: _Optional[float] = ..., adapters: _Optional[_Iterable[str]] = ..., decoder_start_token: _Optional[int] = ...) -> None: ...
 
+class AdapterChange(_message.Message):
+    __slots__ = ("name", "folder")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FOLDER_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    folder: str
+    def __init__(self, name: _Optional[str] = ..., folder: _Optional[str] = ...) -> None: ...
+
+class AdapterReply(_message.Message):
+    __slots__ = ("adapters", "error_type", "message")
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    error_type: str
+    message: str
+    def __init__(self, adapters: _Optional[_Iterable[str]] = ..., error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -49,6 +49,11 @@ class EngineStub:
                 request_serializer=textgen__server_dot_rpc_dot_engine__pb2.ClientMessage.SerializeToString,
                 response_deserializer=textgen__server_dot_rpc_dot_engine__pb2.StepMessage.FromString,
                 _registered_method=True)
+        self.ChangeAdapter = channel.unary_unary(
+                '/textgen.engine.v1.Engine/ChangeAdapter',
+                request_serializer=textgen__server_dot_rpc_dot_engine__pb2.AdapterChange.SerializeToString,
+                response_deserializer=textgen__server_dot_rpc_dot_engine__pb2.AdapterReply.FromString,
+                _registered_method=True)
 
 
 class EngineServicer:
@@ -75,6 +80,13 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeAdapter(self, request, context):
+        """Load or unload a LoRA adapter between two steps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EngineServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=textgen__server_dot_rpc_dot_engine__pb2.ClientMessage.FromString,
                     response_serializer=textgen__server_dot_rpc_dot_engine__pb2.StepMessage.SerializeToString,
+            ),
+            'ChangeAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeAdapter,
+                    request_deserializer=textgen__server_dot_rpc_dot_engine__pb2.AdapterChange.FromString,
+                    response_serializer=textgen__server_dot_rpc_dot_engine__pb2.AdapterReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class Engine:
             '/textgen.engine.v1.Engine/Generate',
             textgen__server_dot_rpc_dot_engine__pb2.ClientMessage.SerializeToString,
             textgen__server_dot_rpc_dot_engine__pb2.StepMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/textgen.engine.v1.Engine/ChangeAdapter',
+            textgen__server_dot_rpc_dot_engine__pb2.AdapterChange.SerializeToString,
+            textgen__server_dot_rpc_dot_engine__pb2.AdapterReply.FromString,
             options,
             channel_credentials,
             insecure,

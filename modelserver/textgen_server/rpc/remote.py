@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -78,6 +79,17 @@ class RemoteEngine:
 
     async def status(self) -> pb.EngineStatus:
         return await self._alive().status()
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        await self._change_adapter(pb.AdapterChange(name=name, folder=str(folder)))
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._change_adapter(pb.AdapterChange(name=name))
+
+    async def _change_adapter(self, change: pb.AdapterChange) -> None:
+        adapters = await self._alive().change_adapter(change)
+        del self.info.adapters[:]
+        self.info.adapters.extend(adapters)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Token, None]:
         connection = self._alive()
@@ -149,6 +161,16 @@ class _Connection:
         except grpc.aio.AioRpcError as error:
             raise EngineUnavailable(f"the engine does not answer: {error.code().name}") from None
         return status
+
+    async def change_adapter(self, change: pb.AdapterChange) -> list[str]:
+        """Returns the names of the adapters that there are now."""
+        try:
+            reply: pb.AdapterReply = await self._stub.ChangeAdapter(change)
+        except grpc.aio.AioRpcError as error:
+            raise EngineUnavailable(f"the engine does not answer: {error.code().name}") from None
+        if reply.error_type:
+            raise from_error_type(reply.error_type, reply.message)
+        return list(reply.adapters)
 
     def submit(self, request: EngineRequest) -> tuple[int, Inbox]:
         number = next(self._numbers)

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -64,6 +65,19 @@ class EngineService(engine_pb2_grpc.EngineServicer):
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.EngineInfo:
         return self._info
+
+    async def ChangeAdapter(self, request: pb.AdapterChange, context: Any) -> pb.AdapterReply:
+        if request.folder:
+            done = self._loop.load_adapter(request.name, Path(request.folder))
+        else:
+            done = self._loop.unload_adapter(request.name)
+        try:
+            await asyncio.wrap_future(done)
+        except TextgenError as error:
+            return pb.AdapterReply(adapters=self._info.adapters, error_type=error.error_type, message=str(error))
+        del self._info.adapters[:]
+        self._info.adapters.extend(self._loop.adapters)
+        return pb.AdapterReply(adapters=self._info.adapters)
 
     async def GetStatus(self, request: pb.StatusRequest, context: Any) -> pb.EngineStatus:
         scheduler, counters, statistics = self._loop.scheduler, self._loop.scheduler.counters, self._loop.statistics
@@ -152,7 +166,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             sampling=sampling_from_wire(submit.sampling),
             stop_tokens=frozenset(submit.stop_tokens),
             adapter=submit.adapter,
-            cache_salt=f"{submit.adapter}\0{submit.cache_salt}",
+            cache_salt=submit.cache_salt,
             wants_prompt_logprobs=submit.prompt_logprobs,
             encoder_length=encoder_length,
             queue_timeout=submit.queue_timeout if submit.HasField("queue_timeout") else None,

@@ -5,8 +5,10 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 
 from textgen_server import registry
 from textgen_server.attention.base import Attention
@@ -14,11 +16,13 @@ from textgen_server.attention.select import choose
 from textgen_server.errors import CheckpointError, OutOfMemory, StartupError
 from textgen_server.layers.build import Builder
 from textgen_server.layers.linear import FullPrecision
+from textgen_server.layers.lora import AdapterRows
 from textgen_server.layers.partition import TooManyRanks
 from textgen_server.models.base import CausalModel
 from textgen_server.models.config import ModelConfig, read_config, section
 from textgen_server.parallel import Group
 from textgen_server.quantization.base import Quantization
+from textgen_server.runner.adapters import Adapters
 from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.loader import Loader
@@ -28,9 +32,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on its device, and what was chosen for it."""
+    """A model on its device, and what was chosen for it. `adapters` is None where it cannot take any."""
 
     model: CausalModel
+    adapters: Adapters | None
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
@@ -79,7 +84,8 @@ def load_model(options: ServerOptions, folder: Path, device: torch.device, group
     dtype = choose_dtype(options, device)
     attention = choose(config.family.attention or options.attention_backend, device.type, dtype, config.head_dim)
     checkpoint = Checkpoint.open(folder)
-    build = Builder(Loader(checkpoint, device, dtype), group, _quantization(options, config), attention)
+    rows = AdapterRows() if options.takes_adapters else None
+    build = Builder(Loader(checkpoint, device, dtype), group, _quantization(options, config), attention, rows)
     try:
         with torch.inference_mode():
             model: CausalModel = config.family.load()(config, build)
@@ -93,7 +99,8 @@ def load_model(options: ServerOptions, folder: Path, device: torch.device, group
         config.model_type, checkpoint.num_bytes / 1e9, folder, seconds, device_name(device), dtype,
         f"quantized by {options.quantize}" if options.quantize else "not quantized",
     )  # fmt: skip
-    return LoadedModel(model, config, device, dtype, attention, options.quantize or "")
+    adapters = Adapters(cast(nn.Module, model), checkpoint, rows, device, dtype) if rows is not None else None
+    return LoadedModel(model, adapters, config, device, dtype, attention, options.quantize or "")
 
 
 def _quantization(options: ServerOptions, config: ModelConfig) -> Quantization:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textgen_server.attention.select import block_size_for
 from textgen_server.engine.plan import Item, Masks, Sample, Scores, StepPlan, StepResult
-from textgen_server.errors import GenerationError, OutOfMemory
+from textgen_server.errors import GenerationError, InvalidRequest, OutOfMemory
 from textgen_server.parallel import Group
 from textgen_server.runner.inputs import StepInputs, Targets, build
 from textgen_server.runner.kv_cache import CacheLayout
@@ -110,6 +110,17 @@ class Runner:
         available = self.caches[0].keys.shape[0]
         return list(range(min(needed, available)))
 
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """See engine.loop.Executor."""
+        if self.loaded.adapters is None:
+            raise InvalidRequest("this server takes no adapters: start it with --lora-adapters or --lora-loading true")
+        self.loaded.adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """See engine.loop.Executor."""
+        if self.loaded.adapters is not None:
+            self.loaded.adapters.unload(name)
+
     def execute(self, plan: StepPlan) -> StepResult:
         """Run one step; on rank 0 with the tokens chosen, on others with an empty result.
 
@@ -128,6 +139,8 @@ class Runner:
     def _execute(self, inputs: StepInputs) -> StepResult:
         model = self.loaded.model
         masks = self._start_masks(inputs.samples)
+        if self.loaded.adapters is not None:
+            self.loaded.adapters.use(inputs.adapters)
         hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, self.caches)
         scores = [self._score(hidden, targets) for targets in inputs.targets]
         if inputs.sample_rows is not None:

@@ -7,7 +7,7 @@ and learns at once when the other end is gone.
 import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
@@ -29,10 +29,32 @@ class ShardedExecutor:
     def execute(self, plan: StepPlan) -> StepResult:
         """See engine.loop.Executor. Raises OSError when a worker is gone."""
         if self._workers:
-            message = pickle.dumps(_without_history(plan), protocol=pickle.HIGHEST_PROTOCOL)
+            self._send(_without_history(plan))
+        return self._runner.execute(plan)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """See engine.loop.Executor."""
+        self._runner.load_adapter(name, folder)
+        self._send(AdapterOrder(name, folder))
+
+    def unload_adapter(self, name: str) -> None:
+        """See engine.loop.Executor."""
+        self._runner.unload_adapter(name)
+        self._send(AdapterOrder(name, None))
+
+    def _send(self, order: "StepPlan | AdapterOrder") -> None:
+        if self._workers:
+            message = pickle.dumps(order, protocol=pickle.HIGHEST_PROTOCOL)
             for worker in self._workers:
                 worker.send_bytes(message)
-        return self._runner.execute(plan)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterOrder:
+    """Load an adapter from a folder, or unload it when there is none."""
+
+    name: str
+    folder: Path | None
 
 
 def _without_history(plan: StepPlan) -> StepPlan:
@@ -58,7 +80,13 @@ def obey(runner: Runner, path: Path, key: bytes) -> None:
                 message = pipe.recv_bytes()
             except EOFError:
                 return
-            runner.execute(pickle.loads(message))
+            match pickle.loads(message):
+                case StepPlan() as plan:
+                    runner.execute(plan)
+                case AdapterOrder(name, None):
+                    runner.unload_adapter(name)
+                case AdapterOrder(name, Path() as folder):
+                    runner.load_adapter(name, folder)
 
 
 def _connect(path: Path, key: bytes) -> Connection:
