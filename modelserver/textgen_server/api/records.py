@@ -111,7 +111,7 @@ class RequestLog:
     def _facts(self, record: RequestRecord) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "method": record.method,
-            "route": record.route or record.path,
+            "route": record.route or _in_one_line(record.path),
             "status": record.status or CLIENT_LEFT,
             "total_seconds": round(perf_counter() - record.started, 6),
         }
@@ -159,6 +159,12 @@ def _id_of(carrier: Mapping[str, str]) -> str:
     """The client's id if it can stand in headers and logs as it is, else a new one."""
     asked = carrier.get(REQUEST_ID, "")
     return asked if _SANE_ID.fullmatch(asked) else uuid.uuid4().hex
+
+
+def _in_one_line(path: str) -> str:
+    """A path that no route has, and that the client may have made up to look like lines of a log."""
+    shown = path[:_LONGEST_PATH]
+    return shown if shown.isprintable() else ascii(shown)
 
 
 def _sentence(record: RequestRecord, facts: Mapping[str, Any]) -> str:

@@ -151,6 +151,15 @@ async def test_probes_and_scrapes_are_not_told(front: Front, lines: Lines) -> No
     assert [line["route"] for line in lines.of_requests()] == ["/info"]
 
 
+async def test_paths_cannot_forge_lines(front: Front, lines: Lines) -> None:
+    await front.get("/nowhere%0AINFO%20all%20is%20well")
+    await front.get("/" + "x" * 5000)
+    forged, long = lines.of_requests()
+    assert "\n" not in forged["message"]
+    assert "\\nINFO" in forged["message"]
+    assert len(long["message"]) < 300
+
+
 async def test_neither_keys_nor_texts_are_logged(make_front: Callable[..., Front], lines: Lines) -> None:
     front = make_front("the quick brown fox", api_key=("the-secret",))
     logging.getLogger().setLevel(logging.DEBUG)
