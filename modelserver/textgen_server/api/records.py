@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 # Headers of a request that `RequestLog.begin` reads: its id, and W3C's trace context.
 CARRIED = frozenset((REQUEST_ID.encode(), b"traceparent", b"tracestate"))
+_LONGEST_PATH = 200  # characters of it in the log
 _SANE_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 CLIENT_LEFT = 499  # for requests without a reply; the code is nginx's
 

@@ -156,7 +156,7 @@ async def test_paths_cannot_forge_lines(front: Front, lines: Lines) -> None:
     await front.get("/" + "x" * 5000)
     forged, long = lines.of_requests()
     assert "\n" not in forged["message"]
-    assert "\\nINFO" in forged["message"]
+    assert r"\nINFO" in forged["message"]
     assert len(long["message"]) < 300
 
 
