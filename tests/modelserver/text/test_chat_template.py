@@ -55,6 +55,35 @@ def test_the_date_is_todays() -> None:
     assert render("{{ strftime_now('%Y') }}") == str(datetime.now().year)
 
 
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate(source, "<bos>", "<eos>")
+
+
+def test_any_last_message_may_be_continued_or_closed() -> None:
+    chat, last = template(TEMPLATE), {"role": "assistant", "content": "Sure"}
+    assert chat.render([*HELLO, last], continue_final_message=False).endswith("Sure<eos>\n<turn>assistant\n")
+    assert chat.render(HELLO, continue_final_message=True) == "<bos><turn>user\nhello"
+    assert chat.render(HELLO, add_generation_prompt=False) == "<bos><turn>user\nhello<eos>\n"
+
+
+def test_a_message_that_calls_is_complete() -> None:
+    last = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    assert template(TEMPLATE).render([*HELLO, last]).endswith("<eos>\n<turn>assistant\n")
+
+
+def test_a_template_may_have_variables_of_its_own_but_not_ours_under_their_names() -> None:
+    variables = {"enable_thinking": False, "messages": [], "bos_token": "x", "add_generation_prompt": 5}
+    source = "{{ enable_thinking }} {{ messages | length }} {{ bos_token }} {{ add_generation_prompt }}"
+    assert template(source).render(HELLO, variables=variables) == "False 1 <bos> True"
+
+
+def test_developers_are_the_system_where_the_template_does_not_know_them() -> None:
+    messages = [{"role": "developer", "content": "be brief"}]
+    source = "{{ messages[0].role }}"
+    assert template(source).render(messages) == "system"
+    assert template(source + "{% if messages[0].role == 'developer' %}!{% endif %}").render(messages) == "developer!"
+
+
 def test_tools_are_none() -> None:
     assert render("{{ tools is none }}{{ 'x' if tools else 'y' }}") == "Truey"
 
