@@ -16,7 +16,9 @@ from starlette.routing import BaseRoute
 
 from textgen_server.api.errors import GENERATE, KSERVE, OPENAI, TGI, Problem, Surface, surface_of
 from textgen_server.api.middleware.auth import is_open
+from textgen_server.api.schemas.chat import ChatCompletionChunk
 from textgen_server.api.schemas.common import Reply
+from textgen_server.api.schemas.completions import CompletionChunk
 from textgen_server.api.schemas.kserve import KServeErrorReply
 from textgen_server.api.schemas.openai import OpenAiErrorReply
 from textgen_server.api.schemas.tgi import ErrorReply
@@ -49,6 +51,8 @@ _ERROR_REPLIES: dict[Surface, type[Reply]] = {
     GENERATE: KServeErrorReply,
     KSERVE: KServeErrorReply,
 }
+# Routes name these, and write them by hand.
+_CHUNKS: tuple[type[Reply], ...] = (CompletionChunk, ChatCompletionChunk)
 # By TGI's statuses; a surface may have others.
 _INTERNAL = "Internal error; the server's log has the details"
 _FAILURES_OF_KEYS = {401: "No API key, or a wrong one"}
@@ -112,9 +116,9 @@ def describe(routes: Sequence[BaseRoute], model_name: str) -> _Json:
     )
     for path, method, operation in _operations(document):
         _complete(operation, path, method, model_name)
-    components = document["components"]
-    components["securitySchemes"] = {"key": _KEY}
-    components["schemas"] = _schemas_in_use(document)
+    schemas = _without_titles(_schemas_in_use(document))
+    document["components"] = {"schemas": schemas, "securitySchemes": {"key": _KEY}}
+    document["paths"] = _without_titles(document["paths"])
     return document
 
 
@@ -139,7 +143,8 @@ def _complete(operation: _Json, path: str, method: str, model_name: str) -> None
         operation["description"] = more
     if not is_open(method, path):
         operation["security"] = [{"key": []}]
-    operation["responses"] = _successes(operation["responses"]) | _failures(operation, path, surface_of(path))
+    surface = surface_of(path)
+    operation["responses"] = _successes(operation["responses"], surface) | _failures(operation, surface)
     if "requestBody" in operation and path in EXAMPLES:
         operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[path]
     for parameter in operation.get("parameters", ()):
@@ -147,23 +152,23 @@ def _complete(operation: _Json, path: str, method: str, model_name: str) -> None
             parameter["example"] = model_name
 
 
-def _successes(responses: _Json) -> _Json:
+def _successes(responses: _Json, surface: Surface) -> _Json:
     good = {status: response for status, response in responses.items() if int(status) < 400}
     for response in good.values():
         if events := response.get("content", {}).get(_EVENTS):
-            events["schema"] = _event(events.get("schema"))
+            events["schema"] = _event(events["schema"], surface)
     return good
 
 
-def _event(schema: _Json | None) -> _Json:
-    """A server-sent event whose data is the JSON that `schema` describes."""
-    data: _Json = {"type": "string", "contentMediaType": "application/json"}
-    if schema:
-        data["contentSchema"] = schema
-    return {"type": "object", "required": ["data"], "properties": {"data": data}}
+def _event(schema: _Json, surface: Surface) -> _Json:
+    """A server-sent event, whose data is JSON that `schema` describes, or an error."""
+    told = {"$ref": _reference(_ERROR_REPLIES[surface].__name__)}
+    data: _Json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [schema, told]}}
+    data = {"anyOf": [{"const": "[DONE]"}, data]} if surface is OPENAI else data
+    return {"type": "object", "required": ["data"], "properties": {"data": {"type": "string", **data}}}
 
 
-def _failures(operation: _Json, path: str, surface: Surface) -> _Json:
+def _failures(operation: _Json, surface: Surface) -> _Json:
     """How the operation fails, in the surface's statuses and shape. What routes say of it themselves comes last."""
     declared = {status: response for status, response in operation["responses"].items() if int(status) >= 400}
     causes = {500: _INTERNAL}
@@ -187,7 +192,7 @@ def _failures(operation: _Json, path: str, surface: Surface) -> _Json:
 def _schemas_in_use(document: _Json) -> _Json:
     """The schemas that operations lead to; FastAPI's own for errors are not among them."""
     known = document["components"]["schemas"]
-    for reply in _ERROR_REPLIES.values():
+    for reply in (*_ERROR_REPLIES.values(), *_CHUNKS):
         schema = reply.model_json_schema(ref_template=_reference("{model}"))
         known |= schema.pop("$defs", {}) | {reply.__name__: schema}
     used: set[str] = set()
@@ -196,6 +201,18 @@ def _schemas_in_use(document: _Json) -> _Json:
         used |= found
         found = _references([known[name] for name in found]) - used
     return {name: known[name] for name in sorted(used)}
+
+
+def _without_titles(part: Any) -> Any:
+    """Pydantic makes them from names, beside which they say nothing."""
+    match part:
+        case dict():
+            return {
+                key: _without_titles(each) for key, each in part.items() if key != "title" or isinstance(each, dict)
+            }
+        case list():
+            return [_without_titles(each) for each in part]
+    return part
 
 
 def _reference(name: str) -> str:

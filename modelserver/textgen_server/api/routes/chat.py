@@ -11,9 +11,10 @@ from textgen_server.api.errors import OPENAI
 from textgen_server.api.headers import compute_characters, compute_type, reply_headers
 from textgen_server.api.routes.body import JsonRoute
 from textgen_server.api.routes.logprobs import PlacedPieces, chat_logprobs
-from textgen_server.api.routes.openai import ERRORS, EVENTS, ChunkWriter, envelope, finish_reason, usage
+from textgen_server.api.routes.openai import ERRORS, ChunkWriter, envelope, events_of, finish_reason, usage
 from textgen_server.api.schemas.chat import (
     ChatChoice,
+    ChatCompletionChunk,
     ChatCompletionReply,
     ChatCompletionRequest,
     ChatLogprobs,
@@ -32,7 +33,9 @@ from textgen_server.text.tools.parser import CallParser
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(refuse_while_draining)])
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletionReply, responses={**ERRORS, **EVENTS})
+@router.post(
+    "/v1/chat/completions", response_model=ChatCompletionReply, responses={**ERRORS, **events_of(ChatCompletionChunk)}
+)
 async def chat_completions(body: ChatCompletionRequest, request: Request, context: Context) -> Response:
     """Write the next message of a conversation."""
     requests = body.to_generations(context.models, context.encoder, context.engine.info.vocab_size)

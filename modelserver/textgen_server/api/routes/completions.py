@@ -10,9 +10,10 @@ from textgen_server.api.errors import OPENAI
 from textgen_server.api.headers import compute_characters, compute_type, reply_headers
 from textgen_server.api.routes.body import JsonRoute
 from textgen_server.api.routes.logprobs import CompletionTokens, PlacedPieces
-from textgen_server.api.routes.openai import ERRORS, EVENTS, ChunkWriter, envelope, finish_reason, usage
+from textgen_server.api.routes.openai import ERRORS, ChunkWriter, envelope, events_of, finish_reason, usage
 from textgen_server.api.schemas.completions import (
     CompletionChoice,
+    CompletionChunk,
     CompletionLogprobs,
     CompletionReply,
     CompletionRequest,
@@ -27,7 +28,7 @@ from textgen_server.text.tokenizer import Tokenizer
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(refuse_while_draining)])
 
 
-@router.post("/v1/completions", response_model=CompletionReply, responses={**ERRORS, **EVENTS})
+@router.post("/v1/completions", response_model=CompletionReply, responses={**ERRORS, **events_of(CompletionChunk)})
 async def completions(body: CompletionRequest, request: Request, context: Context) -> Response:
     """Continue one or several prompts."""
     requests = body.to_generations(context.models, context.settings.max_client_batch_size)

@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import orjson
 
+from textgen_server.api.schemas.common import Reply
 from textgen_server.api.schemas.openai import FinishReason, OpenAiErrorReply, PromptTokensDetails, Usage
+from textgen_server.api.streaming import EventStream
 from textgen_server.telemetry import VERSION
 from textgen_server.text.generation import Generation
 
@@ -22,7 +24,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "The engine is unavailable, or the server is shutting down",
     }.items()
 }
-EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
+def events_of(chunk: type[Reply]) -> dict[int | str, dict[str, Any]]:
+    """For the API's description: the events of a stream."""
+    return {200: {"content": {EventStream.media_type: {"schema": {"$ref": f"#/components/schemas/{chunk.__name__}"}}}}}
 
 
 def envelope(prefix: Literal["cmpl", "chatcmpl"], object: str, model: str) -> dict[str, Any]:

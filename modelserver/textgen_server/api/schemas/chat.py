@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from textgen_server.api.schemas.common import Body, Reply
+from textgen_server.api.schemas.common import COUNT, Body, Reply, told
 from textgen_server.api.schemas.openai import CommonRequest, Completion, FinishReason, Usage
 from textgen_server.api.schemas.tools import ResponseFormat, ToolBody, tool_use
 from textgen_server.errors import InvalidRequest
@@ -86,11 +86,11 @@ class ChatCompletionRequest(CommonRequest):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     """The conversation. If the last message is the assistant's, its text is continued."""
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Annotated[int | None, COUNT] = None
     """OpenAI's newer name for `max_tokens`."""
     logprobs: bool | None = None
     """Report the log-probability of each token."""
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int | None, told(minimum=0, maximum=_MOST_TOP_LOGPROBS)] = None
     """With `logprobs`: report so many of the likeliest tokens of each place, at most 20."""
     response_format: ResponseFormat | None = None
     """What the text of the reply must look like; calls of tools are not text."""
@@ -245,3 +245,44 @@ class ChatCompletionReply(Completion):
 
     choices: list[ChatChoice]
     usage: Usage
+
+
+class FunctionDelta(Reply):
+    """The first part of a call has the name; `arguments` of all parts add up to JSON."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(Reply):
+    """A part of the `index`-th call. The first has `id` and `type`."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
+class MessageDelta(Reply):
+    """What a chunk adds to the message. The first has the role."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+class ChatChunkChoice(Reply):
+    """A part of the `index`-th choice. The last one says why it ended."""
+
+    index: int
+    delta: MessageDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(Completion):
+    """An event of a stream, as routes/chat.py writes it."""
+
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+    """With `include_usage`: null, but in the last chunk, which has no choices."""

@@ -3,9 +3,21 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from textgen_server.errors import InvalidRequest
+
+
+def told(**keywords: Any) -> Any:
+    """JSON schema's words for the bounds of a field, for the API's description. They are checked in text/request.py, in
+    TGI's order and with TGI's messages; tests/server/test_contract.py holds one to the other."""
+    return Field(json_schema_extra=keywords)
+
+
+POSITIVE = told(exclusiveMinimum=0)
+PROBABILITY = told(exclusiveMinimum=0, maximum=1)
+PENALTY = told(minimum=-2, maximum=2)
+COUNT = told(minimum=1)
 
 
 class Body(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator
 
-from textgen_server.api.schemas.common import Reply
+from textgen_server.api.schemas.common import Reply, told
 from textgen_server.api.schemas.openai import MOST_CHOICES, CommonRequest, Completion, FinishReason, Usage
 from textgen_server.errors import InvalidRequest
 from textgen_server.text.models import ModelCatalogue
@@ -36,9 +36,14 @@ def _are(kind: type, value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
 
 
+_Text = Annotated[str, told(minLength=1)]
+_Ids = Annotated[list[Annotated[int, told(minimum=0)]], told(minItems=1)]
 _Prompts = Annotated[
     list[Prompt],
-    PlainValidator(_as_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+    PlainValidator(
+        _as_prompts,
+        json_schema_input_type=_Text | Annotated[list[_Text] | list[_Ids], told(minItems=1)] | _Ids,
+    ),
 ]
 
 
@@ -58,7 +63,7 @@ class CompletionRequest(CommonRequest):
     """Generate so many for each prompt, of which the `n` likeliest per token are the reply. Default: `n`."""
     echo: bool | None = None
     """Put the prompt before the text, and its tokens before those of `logprobs`."""
-    logprobs: int | None = None
+    logprobs: Annotated[int | None, told(minimum=0, maximum=_MOST_LOGPROBS)] = None
     """Report the log-probability of each token, and so many of the likeliest in its place, at most 5."""
 
     @property
@@ -132,3 +137,20 @@ class CompletionReply(Completion):
 
     choices: list[CompletionChoice]
     usage: Usage
+
+
+class ChunkChoice(Reply):
+    """A part of the `index`-th choice. The last one says why it ended."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class CompletionChunk(Completion):
+    """An event of a stream, as routes/completions.py writes it."""
+
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    """With `include_usage`: null, but in the last chunk, which has no choices."""

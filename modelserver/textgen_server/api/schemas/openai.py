@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from textgen_server.api.schemas.common import Body, Reply
+from textgen_server.api.schemas.common import COUNT, PENALTY, POSITIVE, Body, Reply, told
 from textgen_server.errors import InvalidRequest
 from textgen_server.text.prompt import Prompt
 from textgen_server.text.request import Dialect, GenerationRequest
@@ -18,7 +18,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-_Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+# Checked here, because with temperature 0 it goes no further.
+_Probability = Annotated[float, Field(gt=0, le=1)]
+_Text = Annotated[str, told(minLength=1)]
+_Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=_Text | list[_Text])]
 
 
 class StreamOptions(Body):
@@ -33,17 +36,17 @@ class CommonRequest(Body):
 
     model: str | None = None
     """The served model's name, or an adapter's; `tgi`, `dummy`, "" and null also mean the model."""
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, COUNT] = None
     """Most tokens to generate. Default: what the model's limit leaves."""
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     """Choices for each prompt. Default: 1."""
     temperature: Annotated[float, Field(ge=0)] | None = None
     """Divisor of the logits; 0 takes the likeliest token. Default: 1."""
-    top_p: float | None = None
+    top_p: _Probability | None = None
     """Draw among the likeliest tokens that make up this probability, in (0, 1]."""
-    frequency_penalty: float | None = None
+    frequency_penalty: Annotated[float | None, PENALTY] = None
     """Taken from a token's logit for every time that it is in the output, in [-2, 2]."""
-    presence_penalty: float | None = None
+    presence_penalty: Annotated[float | None, PENALTY] = None
     """Taken from the logits of all tokens in the output, in [-2, 2]."""
     logit_bias: dict[str, float] | None = None
     """What to add to logits, in [-100, 100], by token ids."""
@@ -57,11 +60,11 @@ class CommonRequest(Body):
     user: str | None = None
     """Accepted, without effect."""
 
-    top_k: int | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
     """Extension: draw among the k likeliest tokens; 0 and -1 are off."""
-    typical_p: float | None = None
+    typical_p: _Probability | None = None
     """Extension: draw among the most typical tokens that make up this probability, in (0, 1]."""
-    repetition_penalty: float | None = None
+    repetition_penalty: Annotated[float | None, POSITIVE] = None
     """Extension: CTRL's penalty on tokens of prompt and output, > 0; 1 is off."""
     ignore_eos: bool | None = None
     """Extension: go on after the end-of-sequence token."""

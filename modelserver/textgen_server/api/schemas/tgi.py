@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from textgen_server.api.schemas.common import Body, Reply
+from textgen_server.api.schemas.common import COUNT, PENALTY, POSITIVE, PROBABILITY, Body, Reply, told
 from textgen_server.api.schemas.grammar import GrammarBody
 from textgen_server.text.models import ModelCatalogue
 from textgen_server.text.request import GenerationRequest
@@ -13,27 +13,27 @@ from textgen_server.text.request import GenerationRequest
 class Parameters(Body):
     """How to generate. What is left out, or null, is off."""
 
-    max_new_tokens: int | None = None
+    max_new_tokens: Annotated[int | None, COUNT] = None
     """Most tokens to generate. Default: what the model's limit leaves."""
     do_sample: bool | None = None
     """Draw tokens instead of taking the likeliest. Default: false, but true when there are no parameters at all."""
-    temperature: float | None = None
+    temperature: Annotated[float | None, POSITIVE] = None
     """Divisor of the logits, > 0."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, COUNT] = None
     """Draw among the k likeliest tokens, > 0."""
-    top_p: float | None = None
+    top_p: Annotated[float | None, PROBABILITY] = None
     """Draw among the likeliest tokens that make up this probability, in (0, 1]."""
-    typical_p: float | None = None
+    typical_p: Annotated[float | None, PROBABILITY] = None
     """Draw among the most typical tokens that make up this probability, in (0, 1]."""
-    repetition_penalty: float | None = None
+    repetition_penalty: Annotated[float | None, POSITIVE] = None
     """CTRL's penalty on tokens of prompt and output, > 0; 1 is off."""
-    frequency_penalty: float | None = None
+    frequency_penalty: Annotated[float | None, PENALTY] = None
     """Penalty on a token's share of the text so far, in [-2, 2]; 0 is off."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     """Seed of the draw. Default: a random one."""
-    stop: list[str] | None = None
+    stop: list[Annotated[str, told(minLength=1)]] | None = None
     """Texts that end the generation; the one that did stays in the output."""
-    truncate: int | None = None
+    truncate: Annotated[int | None, COUNT] = None
     """Keep only the last so many tokens of the prompt."""
     return_full_text: bool | None = None
     """Put the prompt before the generated text."""
@@ -42,7 +42,7 @@ class Parameters(Body):
 
     decoder_input_details: bool | None = None
     """Add `details`, and in it the tokens of the prompt with their log-probabilities."""
-    top_n_tokens: int | None = None
+    top_n_tokens: Annotated[int | None, told(minimum=0)] = None
     """Add so many of the likeliest tokens of each place."""
     best_of: Annotated[int, Field(ge=0)] | None = None
     """Generate so many sequences and reply with the likeliest; the others are in `details.best_of_sequences`."""
@@ -57,7 +57,7 @@ class Parameters(Body):
 class GenerateRequest(Body):
     """A prompt and how to continue it."""
 
-    inputs: str
+    inputs: Annotated[str, told(minLength=1)]
     parameters: Parameters | None = None
 
     @property
