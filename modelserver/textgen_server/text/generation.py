@@ -144,6 +144,12 @@ class Generation:
         return self._logprobs / max(self.generated_tokens, 1)
 
     @property
+    def scored_ids(self) -> list[int]:
+        """The tokens of `start.prompt_logprobs` with the one before them: the prompt, or a decoder's start token."""
+        info = self._engine.info
+        return [info.decoder_start_token] if info.HasField("decoder_start_token") else self.prompt.ids
+
+    @property
     def text(self) -> str:
         """The text generated so far."""
         return "".join(self._deltas)

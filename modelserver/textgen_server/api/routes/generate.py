@@ -118,7 +118,7 @@ def _prefill(generation: Generation, tokenizer: Tokenizer) -> list[dict[str, Any
     logprobs = [None, *generation.start.prompt_logprobs]
     return [
         {"id": id, "text": tokenizer.text_of(id), "logprob": logprob}
-        for id, logprob in zip(generation.prompt.ids, logprobs, strict=True)
+        for id, logprob in zip(generation.scored_ids, logprobs, strict=True)
     ]
 
 
