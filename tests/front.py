@@ -17,7 +17,7 @@ from textgen_server.api.http import uvicorn_config
 from textgen_server.api.keys import ApiKeys
 from textgen_server.api.state import ServerContext
 from textgen_server.api.tracing import Tracing
-from textgen_server.errors import EngineUnavailable, TextgenError
+from textgen_server.errors import EngineUnavailable, InvalidRequest, ModelNotFound, TextgenError
 from textgen_server.histogram import Histogram
 from textgen_server.rpc import engine_pb2
 from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Start, Token
@@ -138,6 +138,16 @@ class FakeEngine:
         if index == self.hang_after:
             await asyncio.Event().wait()
         await asyncio.sleep(self.pace)
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        if name in self.info.adapters:
+            raise InvalidRequest(f"there is an adapter `{name}` already", "lora_name")
+        self.info.adapters.append(name)
+
+    async def unload_adapter(self, name: str) -> None:
+        if name not in self.info.adapters:
+            raise ModelNotFound(f"there is no adapter `{name}`")
+        self.info.adapters.remove(name)
 
     async def status(self) -> EngineStatus:
         if self.status_hangs:

@@ -40,6 +40,7 @@ class Orders(BaseModel):
     Attributes:
         folder: the model's files.
         sha: the commit of a hub repository, else "".
+        adapters: folders of LoRA adapters, by name.
         rendezvous: "tcp://host:port" where the ranks meet.
         socket: path of the engine's gRPC socket; the workers' pipe is beside it.
         secret: shared by the ranks of one server, for that pipe.
@@ -48,6 +49,7 @@ class Orders(BaseModel):
     options: ServerOptions
     folder: Path
     sha: str
+    adapters: dict[str, Path]
     rank: int
     size: int
     rendezvous: str
@@ -111,6 +113,8 @@ def _mock(orders: Orders) -> _Muscle:
     from textgen_server.mock_engine import MockExecutor
 
     mock = MockExecutor(orders.options, orders.folder)
+    for name, folder in orders.adapters.items():
+        mock.load_adapter(name, folder)
     info = EngineInfo(
         model_type=mock.model_type,
         dtype="mock",
@@ -134,7 +138,7 @@ def _run_model(orders: Orders) -> int:
     device = prepare_device(orders.options, orders.rank, orders.size)
     group = parallel.join(orders.rank, orders.size, orders.rendezvous, device)
     try:
-        runner = Runner(orders.options, orders.folder, device, group)
+        runner = Runner(orders.options, orders.folder, device, group, orders.adapters)
         if orders.rank:
             obey(runner, orders.pipe, orders.secret)
             return 0
@@ -169,7 +173,7 @@ async def _serve(orders: Orders, muscle: _Muscle) -> int:
     caching = orders.options.prefix_caching and not muscle.encodes
     blocks = BlockManager(muscle.num_blocks, muscle.block_size, caching)
     service = EngineService(_describe(orders, muscle, limits), _grammars(orders, muscle.info.vocab_size))
-    loop = EngineLoop(Scheduler(blocks, limits), muscle.executor, service.publish)
+    loop = EngineLoop(Scheduler(blocks, limits), muscle.executor, service.publish, list(orders.adapters))
     service.attach(loop)
     server = await serve(service, f"unix:{orders.socket}")
     gc.collect()
@@ -231,6 +235,7 @@ def _describe(orders: Orders, muscle: _Muscle, limits: Limits) -> EngineInfo:
         max_input_tokens=longest,
         max_total_tokens=total,
         max_batch_prefill_tokens=limits.max_prefill_tokens,
+        adapters=list(orders.adapters),
     )
     info.MergeFrom(muscle.info)
     return info

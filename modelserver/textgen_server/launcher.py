@@ -36,7 +36,7 @@ from textgen_server.settings import ServerOptions, ServerSettings, parse
 from textgen_server.telemetry import VERSION, configure_logging
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.tls import Certificate
-from textgen_server.weights.source import ModelFolder, locate
+from textgen_server.weights.source import ModelFolder, locate, locate_adapter
 
 if TYPE_CHECKING:
     from textgen_server.api.tracing import Tracing
@@ -69,10 +69,24 @@ def _run_server() -> int:
         with _listen(settings.hostname, settings.port, "--port") as listener, _reserved(settings):
             _log.info("model %s", settings.model_id)
             model = locate(settings.model_id, settings.revision, settings.huggingface_hub_cache, _log.info)
-            return uvloop.run(_run(settings, edge, model, listener))
+            adapters = _locate_adapters(settings)
+            return uvloop.run(_run(settings, edge, model, adapters, listener))
     except StartupError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
+
+
+def _locate_adapters(settings: ServerSettings) -> dict[str, Path]:
+    """Folders of --lora-adapters, by the names that requests use. Raises StartupError."""
+    folders: dict[str, Path] = {}
+    for entry in settings.lora_adapters:
+        name, given, source = entry.partition("=")
+        if not given:
+            name, source = entry.partition("@")[0], entry
+        if not name or name in folders or name == settings.model_name:
+            raise StartupError(f"--lora-adapters {entry}: each adapter needs a name of its own, as in NAME=FOLDER")
+        folders[name] = locate_adapter(source, settings.huggingface_hub_cache, _log.info)
+    return folders
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -115,11 +129,13 @@ def _start_tracing(settings: ServerSettings) -> "Tracing | None":
     return Tracing(settings.otlp_endpoint, settings.otlp_service_name, VERSION)
 
 
-async def _run(settings: ServerSettings, edge: Edge, model: ModelFolder, listener: socket.socket) -> int:
+async def _run(
+    settings: ServerSettings, edge: Edge, model: ModelFolder, adapters: dict[str, Path], listener: socket.socket
+) -> int:
     stop = _stop_on_signals()
-    engine = RemoteEngine(settings.stuck_engine_timeout)
+    engine = RemoteEngine(settings.stuck_engine_timeout, adapters)
     with tempfile.TemporaryDirectory(prefix="textgen-") as temp:
-        supervisor = Supervisor(settings, Ranks(settings, model, Path(temp)), engine)
+        supervisor = Supervisor(settings, Ranks(settings, model, adapters, Path(temp)), engine)
         async with _supervised(supervisor, stop) as watching:
             if watching is None:
                 return 0

@@ -31,9 +31,14 @@ RANK_ENVIRONMENT = {"GOMP_SPINCOUNT": "2000"}
 
 
 class Ranks:
-    """The processes of one engine, one per shard."""
+    """The processes of one engine, one per shard.
 
-    def __init__(self, options: ServerOptions, model: ModelFolder, temp: Path) -> None:
+    Attributes:
+        adapters: what a new engine loads before it is ready; by name.
+    """
+
+    def __init__(self, options: ServerOptions, model: ModelFolder, adapters: dict[str, Path], temp: Path) -> None:
+        self.adapters = adapters
         self._options = options
         self._model = model
         self._temp = temp
@@ -55,6 +60,7 @@ class Ranks:
                 "options": self._options.model_dump(exclude_unset=True),
                 "folder": str(self._model.path),
                 "sha": self._model.sha,
+                "adapters": {name: str(folder) for name, folder in self.adapters.items()},
                 "rank": rank,
                 "size": self._size,
                 "rendezvous": rendezvous,

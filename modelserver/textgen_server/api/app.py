@@ -15,6 +15,7 @@ from textgen_server.api.middleware.auth import RequireKey
 from textgen_server.api.middleware.limits import BodyLimit
 from textgen_server.api.middleware.request_log import LogRequests
 from textgen_server.api.routes import (
+    adapters,
     chat,
     completions,
     generate,
@@ -34,6 +35,7 @@ _ROUTERS = (
     generate.router,
     tokenize.router,
     models.router,
+    adapters.router,
     completions.router,
     chat.router,
     kserve.router,

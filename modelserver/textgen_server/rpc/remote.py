@@ -37,10 +37,16 @@ Inbox = asyncio.Queue[Token | TextgenError]
 
 
 class RemoteEngine:
-    """See rpc.client.Engine."""
+    """See rpc.client.Engine.
 
-    def __init__(self, stuck_after: float) -> None:
+    Args:
+        stuck_after: seconds.
+        adapters: kept to what is loaded, so that the next engine process can be given the same.
+    """
+
+    def __init__(self, stuck_after: float, adapters: dict[str, Path] | None = None) -> None:
         self._stuck_after = stuck_after
+        self._adapters = {} if adapters is None else adapters
         self._info: pb.EngineInfo | None = None
         self._connection: _Connection | None = None
 
@@ -82,9 +88,11 @@ class RemoteEngine:
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         await self._change_adapter(pb.AdapterChange(name=name, folder=str(folder)))
+        self._adapters[name] = folder
 
     async def unload_adapter(self, name: str) -> None:
         await self._change_adapter(pb.AdapterChange(name=name))
+        self._adapters.pop(name, None)
 
     async def _change_adapter(self, change: pb.AdapterChange) -> None:
         adapters = await self._alive().change_adapter(change)

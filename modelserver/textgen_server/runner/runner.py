@@ -2,9 +2,11 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -35,10 +37,20 @@ class Runner:
     Everything about the step is in the plan: the runner remembers nothing between steps but the cache's contents.
     """
 
-    def __init__(self, options: ServerOptions, folder: Path, device: torch.device, group: Group) -> None:
+    def __init__(
+        self,
+        options: ServerOptions,
+        folder: Path,
+        device: torch.device,
+        group: Group,
+        adapters: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
         self.group = group
         self.device = device
         self.loaded = load_model(options, folder, device, group)
+        for name, adapter in adapters.items():  # before the cache takes what memory is left
+            self.load_adapter(name, adapter)
+            _log.info("loaded the adapter %s from %s", name, adapter)
         backend = self.loaded.attention
         self.layout = CacheLayout(
             self.loaded.model.cache_spec, block_size_for(backend, options.block_size), self.loaded.dtype, backend

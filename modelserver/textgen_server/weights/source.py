@@ -21,6 +21,7 @@ Progress = Callable[[str], None]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _WANTED = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model"]
+_WANTED_OF_ADAPTER = ["adapter_config.json", "adapter_model*.safetensors"]
 _WANTED_OF_TOKENIZER = ["tokenizer*", "config.json", "generation_config.json"]
 _UNWANTED = ["*/*", "consolidated*"]  # other formats' copies of the weights
 _SECONDS_BETWEEN_REPORTS = 5.0
@@ -69,7 +70,20 @@ def locate_tokenizer(model_id: str, revision: str | None, cache: str | None, pro
     repo = model_id.removeprefix("hf://")
     if path.exists() or "://" in repo or _looks_like_path(repo):
         return locate(model_id, revision, cache, progress).path
-    return _from_hub(repo, revision, _cache(cache), progress, weights=False).path
+    return _from_hub(repo, revision, _cache(cache), progress, _WANTED_OF_TOKENIZER).path
+
+
+def locate_adapter(source: str, cache: str | None, progress: Progress) -> Path:
+    """The folder of a LoRA adapter: a local one, or that of a hub id, or ID@REVISION. Errors as in `locate`."""
+    path = Path(os.path.expanduser(source)).absolute()  # noqa: PTH111 - as in _found
+    if not path.exists():
+        repo, _, revision = source.removeprefix("hf://").partition("@")
+        if _looks_like_path(repo):
+            raise ModelSourceError(f"no such folder: {path} (adapter {source!r})")
+        path = _from_hub(repo, revision or None, _cache(cache), progress, _WANTED_OF_ADAPTER).path
+    if not (path / "adapter_config.json").is_file():
+        raise CheckpointError(f"{path} has no adapter_config.json, so it is not a LoRA adapter")
+    return path
 
 
 def _found(model_id: str, revision: str | None, cache: Path, progress: Progress) -> ModelFolder:
@@ -159,7 +173,9 @@ def _from_package(name: str, cache: Path, progress: Progress) -> ModelFolder:
     return _from_folder(Path(next(iter(folders))), module, cache, progress)
 
 
-def _from_hub(repo: str, revision: str | None, cache: Path, progress: Progress, *, weights: bool = True) -> ModelFolder:
+def _from_hub(
+    repo: str, revision: str | None, cache: Path, progress: Progress, wanted: list[str] = _WANTED
+) -> ModelFolder:
     if not _HUB_ID.fullmatch(repo):
         raise ModelSourceError(f"{repo!r} is neither an existing path nor a hub id such as org/name")
     from huggingface_hub import snapshot_download
@@ -171,14 +187,14 @@ def _from_hub(repo: str, revision: str | None, cache: Path, progress: Progress, 
             repo,
             revision=revision,
             cache_dir=cache,
-            allow_patterns=_WANTED if weights else _WANTED_OF_TOKENIZER,
+            allow_patterns=wanted,
             ignore_patterns=_UNWANTED,
             tqdm_class=_reporter(repo, progress),
         )
     except Exception as error:  # its HTTP library's errors pass through, and that library changes
         raise ModelSourceError(_why_not(error, repo, revision, cache)) from error
     folder = Path(path)
-    if weights and _lacking(folder):
+    if wanted is _WANTED and _lacking(folder):
         raise CheckpointError(_incomplete(folder).replace(str(folder), repo, 1))
     return ModelFolder(folder, repo, folder.name)
 

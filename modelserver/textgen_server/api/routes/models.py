@@ -13,8 +13,7 @@ router = APIRouter(tags=["OpenAI"])
 @router.get("/v1/models", response_model=ModelList)
 async def models(context: Context) -> Response:
     """The model, and then its adapters."""
-    cards = [_card(name, context) for name in context.models.names]
-    return Response(ModelList(object="list", data=cards).to_json(), media_type="application/json")
+    return model_list(context)
 
 
 @router.get("/v1/models/{model_id:path}", response_model=ModelState, responses={404: {"model": OpenAiErrorReply}})
@@ -23,6 +22,12 @@ async def model(model_id: str, context: Context) -> Response:
     name = context.models.adapter_of_model(model_id) or context.models.base
     state = ModelState(**_card(name, context).model_dump(), name=name, ready=context.ready)
     return Response(state.to_json(), media_type="application/json")
+
+
+def model_list(context: ServerContext) -> Response:
+    """What is served now."""
+    cards = [_card(name, context) for name in context.models.names]
+    return Response(ModelList(object="list", data=cards).to_json(), media_type="application/json")
 
 
 def _card(name: str, context: ServerContext) -> ModelCard:
