@@ -152,6 +152,12 @@ class ServerOptions(BaseModel):
     """Seconds that a request may wait for the engine to begin with it, after which it ends with 429. Default: as long
     as it takes."""
 
+    disable_grammar_support: bool = False
+    """Refuse requests that say what their output must look like: `grammar`, `response_format`, `tools`."""
+
+    enable_prefill_logprobs: bool = False
+    """Accepted for TGI's command lines; without effect, because log-probabilities of prompts are always available."""
+
     # --- watermark --------------------------------------------------------------------------------------------------
     watermark_gamma: float = Field(default=0.5, gt=0, lt=1)
     """Share of the vocabulary that is on the watermark's green list. See watermark.md."""
@@ -209,6 +215,15 @@ class ServerOptions(BaseModel):
 
     engine_restarts: int = Field(default=3, ge=0)
     """How often within ten minutes a dead engine is started again before the server exits."""
+
+    compute_type: str | None = Field(default=None, min_length=1, pattern=r"^[!-~]+$")
+    """Value of the header `x-compute-type`. Default: number and name of the GPUs, or `cpu`."""
+
+    predict_route: str | None = Field(default=None, pattern=r"^/\S+$")
+    """A second path of /vertex, as Vertex AI asks for in AIP_PREDICT_ROUTE."""
+
+    health_route: str | None = Field(default=None, pattern=r"^/\S+$")
+    """A second path of /health, as Vertex AI asks for in AIP_HEALTH_ROUTE."""
 
     # --- access -----------------------------------------------------------------------------------------------------
     api_key: Texts = Field(default=(), repr=False, exclude=True)

@@ -1,4 +1,4 @@
-"""images/server-entrypoint: where the cache is, when /data cannot be written to."""
+"""images/server-entrypoint: where the cache is, when /data cannot be written to; and what clouds call things."""
 
 import os
 import shutil
@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from images.dockerfile import ROOT
+
+from textgen_server.settings import EMBEDDED_MODEL, ServerSettings, parse
 
 SERVER = '#!/bin/sh\necho "cache=$HUGGINGFACE_HUB_CACHE args=$*"\n'
 NOBODY = 65534
@@ -28,8 +30,8 @@ def folder() -> Iterator[Path]:
         yield folder
 
 
-def start(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": f"{folder}:{os.environ['PATH']}", "HUGGINGFACE_HUB_CACHE": str(folder / "data")}
+def start(folder: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": f"{folder}:{os.environ['PATH']}", "HUGGINGFACE_HUB_CACHE": str(folder / "data"), **variables}
     user = NOBODY if os.geteuid() == 0 else None
     command = [str(folder / "server-entrypoint"), *args]
     return subprocess.run(command, env=env, user=user, capture_output=True, text=True, check=True)
@@ -63,3 +65,39 @@ def test_a_folder_named_by_flag_is_never_replaced(folder: Path, given: list[str]
     done = start(folder, *given)
     assert done.stdout == f"cache={folder / 'data'} args={' '.join(given)}\n"
     assert done.stderr == ""
+
+
+def settings(folder: Path, *args: str, **variables: str) -> ServerSettings:
+    """What the server understands of what the entry point hands it, in an image that sets PORT=80."""
+    (folder / "data").chmod(0o777)
+    (folder / "textgen-server").write_text('#!/bin/sh\nenv\necho "args=$*"\n')
+    lines = start(folder, *args, PORT="80", **variables).stdout.splitlines()
+    environment = dict(line.split("=", 1) for line in lines if "=" in line)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*os.environ, *environment):
+            if name.lower() in ServerSettings.model_fields:
+                patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            if name.lower() in ServerSettings.model_fields:
+                patch.setenv(name, value)
+        return parse(environment["args"].split())
+
+
+def test_vertex_ai_chooses_port_and_paths(folder: Path) -> None:
+    asked = {"AIP_HTTP_PORT": "8081", "AIP_PREDICT_ROUTE": "/v1/endpoints/1:predict", "AIP_HEALTH_ROUTE": "/alive"}
+    found = settings(folder, "--model-id", "org/name", **asked)
+    assert (found.port, found.predict_route, found.health_route) == (8081, "/v1/endpoints/1:predict", "/alive")
+    assert found.model_id == "org/name"
+
+
+def test_sagemaker_says_serve_and_calls_the_model_by_its_own_variables(folder: Path) -> None:
+    asked = {"HF_MODEL_ID": "org/name", "HF_MODEL_REVISION": "v2", "SM_NUM_GPUS": "4"}
+    found = settings(folder, "serve", HF_MODEL_QUANTIZE="bitsandbytes-nf4", **asked)
+    assert (found.port, found.model_id, found.revision) == (8080, "org/name", "v2")
+    assert (found.num_shard, found.quantize) == (4, "bitsandbytes-nf4")
+
+
+def test_elsewhere_the_servers_own_names_and_defaults_hold(folder: Path) -> None:
+    found = settings(folder, MODEL_ID="mine", HF_MODEL_ID="theirs")
+    assert (found.port, found.model_id, found.predict_route) == (80, "mine", None)
+    assert settings(folder).model_id == EMBEDDED_MODEL

@@ -11,12 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from textgen_server.api.description import describe, operation_id
 from textgen_server.api.errors import HANDLED, reply_to_error
+from textgen_server.api.middleware.aliases import Aliases
 from textgen_server.api.middleware.auth import RequireKey
 from textgen_server.api.middleware.limits import BodyLimit
 from textgen_server.api.middleware.request_log import LogRequests
 from textgen_server.api.routes import (
     adapters,
     chat,
+    cloud,
     completions,
     generate,
     kserve,
@@ -29,11 +31,13 @@ from textgen_server.api.routes import (
     tokenize,
 )
 from textgen_server.api.state import ServerContext
+from textgen_server.settings import ServerOptions
 
 _ROUTERS = (
     server.router,
     generate.router,
     tokenize.router,
+    cloud.router,
     models.router,
     adapters.router,
     completions.router,
@@ -54,6 +58,7 @@ def create_app(context: ServerContext) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=operation_id,
         middleware=[
+            Middleware(Aliases, paths=_aliases(context.settings)),
             Middleware(LogRequests, log=context.requests, count=context.metrics.replied),
             Middleware(
                 CORSMiddleware,
@@ -72,3 +77,8 @@ def create_app(context: ServerContext) -> FastAPI:
         app.include_router(router)
     app.openapi = cache(lambda: describe(app.routes, context.settings.model_name))  # type: ignore[method-assign]
     return app
+
+
+def _aliases(settings: ServerOptions) -> dict[str, str]:
+    asked = {settings.predict_route: "/vertex", settings.health_route: "/health"}
+    return {path: route for path, route in asked.items() if path is not None}

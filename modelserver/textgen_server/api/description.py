@@ -7,7 +7,6 @@ key, what their events look like. So a new route needs a line in `EXAMPLES`, and
 import json
 import re
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
@@ -22,6 +21,7 @@ from textgen_server.api.schemas.completions import CompletionChunk
 from textgen_server.api.schemas.kserve import KServeErrorReply
 from textgen_server.api.schemas.openai import OpenAiErrorReply
 from textgen_server.api.schemas.tgi import ErrorReply
+from textgen_server.telemetry import VERSION
 
 _Json = dict[str, Any]
 
@@ -31,6 +31,7 @@ One model, and adapters of it, behind the APIs that its clients already speak:
 - **TGI**: `/generate`, `/generate_stream` and what belongs to them, as in text-generation-inference 3.3
 - **OpenAI**: `/v1/completions`, `/v1/chat/completions`, `/v1/models`
 - **KServe**: the Open Inference Protocol v2 with its generate extension, and v1's `:predict`
+- **Clouds**: `/ping` and `/invocations` for Amazon SageMaker, `/vertex` for Google Vertex AI
 - **Server**: health, limits, metrics
 
 Parameters that a body leaves out, and those that are null, have their defaults. Unknown fields are ignored. Streams are
@@ -43,6 +44,7 @@ _TAGS = {
     "TGI": "Text generation with the API of text-generation-inference.",
     "OpenAI": "Completions and chat, as OpenAI's client libraries speak.",
     "KServe": "The Open Inference Protocol.",
+    "Clouds": "How Amazon SageMaker and Google Vertex AI call a container.",
     "Server": "About the server itself.",
 }
 _ERROR_REPLIES: dict[Surface, type[Reply]] = {
@@ -91,6 +93,9 @@ EXAMPLES: dict[str, _Json] = {
     "/generate": _GENERATE,
     "/generate_stream": _GENERATE,
     "/tokenize": {"inputs": "What is deep learning?"},
+    "/chat_tokenize": {"messages": [{"role": "user", "content": "What is deep learning?"}]},
+    "/invocations": {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}},
+    "/vertex": {"instances": [{"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}]},
     "/v1/completions": {"prompt": "Deep learning is", "max_tokens": 20, "temperature": 0, "stream": False},
     "/v1/chat/completions": _CHAT,
     "/v1/models/{model_name}:predict": {"instances": ["What is deep learning?"], "parameters": {"max_tokens": 20}},
@@ -107,7 +112,7 @@ def describe(routes: Sequence[BaseRoute], model_name: str) -> _Json:
     """The OpenAPI document of `routes`. Examples speak of `model_name`."""
     document = get_openapi(
         title="textgen",
-        version=version("textgen"),
+        version=VERSION,
         summary="Text generation with the APIs of TGI, OpenAI and KServe",
         description=_DESCRIPTION.strip(),
         routes=routes,

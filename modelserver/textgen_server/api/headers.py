@@ -13,7 +13,7 @@ def compute_type(info: EngineInfo) -> str:
     return device if device == "cpu" else f"{info.num_shard}-{device}"
 
 
-def reply_headers(info: EngineInfo, generations: Sequence[Generation]) -> dict[str, str]:
+def reply_headers(compute_type: str, generations: Sequence[Generation]) -> dict[str, str]:
     """Headers of a finished reply: `x-compute-time` in seconds, other times in whole milliseconds, summed over
     `generations`."""
 
@@ -24,7 +24,7 @@ def reply_headers(info: EngineInfo, generations: Sequence[Generation]) -> dict[s
     inference = sum(each.inference for each in times)
     generated = sum(generation.generated_tokens for generation in generations)
     return {
-        "x-compute-type": compute_type(info),
+        "x-compute-type": compute_type,
         "x-compute-time": f"{max(each.total for each in times):.6f}",
         "x-compute-characters": compute_characters(generations),
         "x-total-time": milliseconds(sum(each.total for each in times)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from fastapi import Depends, Request
 
+from textgen_server.api.headers import compute_type
 from textgen_server.api.keys import ApiKeys
 from textgen_server.api.metrics import Metrics
 from textgen_server.api.records import RecordingObserver, RequestLog
@@ -62,6 +63,11 @@ class ServerContext:
     def in_flight(self) -> int:
         """Requests that hold a place; 0 when a draining server is done."""
         return self.generator.admission.in_flight
+
+    @property
+    def compute_type(self) -> str:
+        """Value of the header x-compute-type."""
+        return self.settings.compute_type or compute_type(self.engine.info)
 
     @property
     def ready(self) -> bool:

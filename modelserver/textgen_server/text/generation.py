@@ -301,6 +301,7 @@ class TextGenerator:
             max_input_tokens=info.max_input_tokens,
             max_total_tokens=info.max_total_tokens,
             vocab_size=info.vocab_size,
+            grammars=not settings.disable_grammar_support,
         )
 
 

@@ -83,6 +83,14 @@ class PromptEncoder:
         """Tokens of `text`, special ones added, with their places."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.tokenizer.tokenize, text)
 
+    async def tokenize_chat(self, chat: Chat) -> tuple[str, list[TextToken]]:
+        """The prompt that `chat` becomes, and its tokens with their places in it.
+
+        Raises:
+            TemplateError: the conversation cannot be written as a prompt.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenize_chat, chat)
+
     def close(self) -> None:
         """End the threads; the prompts that they are working on are finished first."""
         self.grammars.close()
@@ -93,6 +101,10 @@ class PromptEncoder:
         text = self._render(prompt) if isinstance(prompt, Chat) else prompt
         ids = self.tokenizer.encode(text, add_special_tokens=not isinstance(prompt, Chat))
         return EncodedPrompt(self._truncated(ids, truncate), len(text))
+
+    def _tokenize_chat(self, chat: Chat) -> tuple[str, list[TextToken]]:
+        text = self._render(chat)
+        return text, self.tokenizer.tokenize(text, add_special_tokens=False)
 
     def _render(self, chat: Chat) -> str:
         if self._template is None:

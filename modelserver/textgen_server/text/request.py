@@ -45,6 +45,7 @@ class Limits:
     max_input_tokens: int
     max_total_tokens: int
     vocab_size: int
+    grammars: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,9 @@ class GenerationRequest:
         yield from self._prompt_rules(limits)
         strangers = [token for token in self.logit_bias if not 0 <= token < limits.vocab_size]
         yield bool(strangers), "logit_bias", f"has token ids that do not exist: {strangers[:3]}"
+        name = self.dialect.grammar
+        rule = f"grammar is not supported by this server (--disable-grammar-support): leave `{name}` out"
+        yield self.grammar is not None and not limits.grammars, name, rule
 
     def _sequence_rules(self, limits: Limits) -> Iterator[tuple[bool, str, str]]:
         most, asked = limits.max_best_of, self.best_of or 1

@@ -99,9 +99,9 @@ class Tokenizer:
         encoding = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
         return list(encoding.ids)
 
-    def tokenize(self, text: str) -> list[TextToken]:
-        """Tokens of `text`, special ones added, with their places."""
-        encoding = self._backend.encode_batch([text])[0]
+    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TextToken]:
+        """Tokens of `text`, with their places."""
+        encoding = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         at = _byte_offsets(text)
         return [
             TextToken(id, text[start:stop], at[start], at[stop])

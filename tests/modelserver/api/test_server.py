@@ -1,9 +1,10 @@
-"""/health, /info and /tokenize."""
+"""/health, /info, /tokenize and /chat_tokenize."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from front import Front
+from front import Front, write_model_folder
 
 
 @pytest.mark.parametrize(("path", "content"), [("/health", b""), ("/", b'{"status":"alive"}')])
@@ -65,3 +66,41 @@ async def test_tokenize_takes_no_place(make_front: Callable[..., Front]) -> None
     with front.context.generator.admission.hold():
         assert (await front.post("/tokenize", {"inputs": "the fox"})).status_code == 200
         assert (await front.post("/generate", {"inputs": "the fox"})).status_code == 429
+
+
+async def test_chat_tokenize_shows_the_prompt_and_its_tokens(front: Front) -> None:
+    messages = [{"role": "user", "content": "the fox é🦊"}]
+    reply = (await front.post("/chat_tokenize", {"messages": messages})).json()
+    text = reply["templated_text"]
+    assert text == "<bos><turn>user\nthe fox é🦊<eos>\n<turn>assistant\n"
+    tokens = reply["tokenize_response"]
+    assert [token["id"] for token in tokens] == front.tokenizer.encode(text, add_special_tokens=False)
+    assert tokens[0] == {"id": front.tokenizer.bos_id, "text": "<bos>", "start": 0, "stop": 5}
+    assert tokens[-1]["stop"] == len(text.encode())
+    await front.post("/v1/chat/completions", {"messages": messages})
+    assert front.engine.requests[0].prompt == [token["id"] for token in tokens]
+
+
+async def test_chat_tokenize_needs_a_template_and_messages(tmp_path: Path) -> None:
+    front = Front(write_model_folder(tmp_path / "plain", template=None), "x")
+    response = await front.post("/chat_tokenize", {"messages": [{"role": "user", "content": "hello"}]})
+    assert (response.status_code, response.json()["error_type"]) == (422, "template_error")
+    missing = await front.post("/chat_tokenize", {"inputs": "hello"})
+    assert (missing.status_code, missing.json()["error_type"]) == (422, "validation")
+    await front.close()
+
+
+async def test_the_compute_type_can_be_set(make_front: Callable[..., Front]) -> None:
+    front = make_front(compute_type="2-tpu")
+    for path in ("/generate", "/generate_stream"):
+        assert (await front.post(path, {"inputs": "hello"})).headers["x-compute-type"] == "2-tpu"
+
+
+async def test_grammars_can_be_refused(make_front: Callable[..., Front]) -> None:
+    front = make_front(disable_grammar_support=True)
+    body = {"inputs": "hello", "parameters": {"grammar": {"type": "regex", "value": "[0-9]+"}}}
+    response = await front.post("/generate", body)
+    assert response.status_code == 422
+    assert response.json()["error"].startswith("Input validation error: grammar is not supported")
+    chat = {"messages": [{"role": "user", "content": "hello"}], "response_format": {"type": "json_object"}}
+    assert (await front.post("/v1/chat/completions", chat)).json()["error"]["param"] == "response_format"

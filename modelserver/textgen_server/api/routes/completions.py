@@ -7,7 +7,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from textgen_server.api.errors import OPENAI
-from textgen_server.api.headers import compute_characters, compute_type, reply_headers
+from textgen_server.api.headers import compute_characters, reply_headers
 from textgen_server.api.routes.body import JsonRoute
 from textgen_server.api.routes.logprobs import CompletionTokens, PlacedPieces
 from textgen_server.api.routes.openai import ERRORS, ChunkWriter, envelope, events_of, finish_reason, usage
@@ -34,7 +34,7 @@ async def completions(body: CompletionRequest, request: Request, context: Contex
     requests = body.to_generations(context.models, context.settings.max_client_batch_size)
     if not body.stream:
         return await while_connected(request, _complete(body, requests, context))
-    headers = {"x-compute-type": compute_type(context.engine.info)}
+    headers = {"x-compute-type": context.compute_type}
     return EventStream(_events(body, requests, context, headers), headers, OPENAI)
 
 
@@ -49,7 +49,7 @@ async def _complete(body: CompletionRequest, requests: list[GenerationRequest], 
         choices=[candidate.choice(index) for index, candidate in enumerate(chosen)],
         usage=usage(generations, body.candidates, body.only_echoes),
     )
-    headers = reply_headers(context.engine.info, generations)
+    headers = reply_headers(context.compute_type, generations)
     return Response(reply.to_json(), headers=headers, media_type="application/json")
 
 

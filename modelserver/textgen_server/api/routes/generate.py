@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from textgen_server.api.errors import TGI
-from textgen_server.api.headers import compute_characters, compute_type, reply_headers
+from textgen_server.api.headers import compute_characters, reply_headers
 from textgen_server.api.routes.body import JsonRoute
 from textgen_server.api.schemas.tgi import (
     BestOfSequence,
@@ -85,7 +85,7 @@ async def _complete(body: GenerateRequest, context: ServerContext, full_text: bo
                 for generation, pieces in others
             ]
     content = b"[" + reply.to_json() + b"]" if in_array else reply.to_json()
-    return Response(content, headers=reply_headers(context.engine.info, [best[0]]), media_type="application/json")
+    return Response(content, headers=reply_headers(context.compute_type, [best[0]]), media_type="application/json")
 
 
 async def _collect(generations: list[Generation]) -> list[tuple[Generation, list[Piece]]]:
@@ -130,7 +130,7 @@ def _alternatives(piece: Piece, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 
 
 def _stream(body: GenerateRequest, context: ServerContext, full_text: bool) -> EventStream:
-    headers = {"x-compute-type": compute_type(context.engine.info)}
+    headers = {"x-compute-type": context.compute_type}
     return EventStream(_events(body, context, full_text, headers), headers, TGI)
 
 

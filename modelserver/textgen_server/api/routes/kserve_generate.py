@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 
 from textgen_server.api.errors import GENERATE
-from textgen_server.api.headers import compute_characters, compute_type, reply_headers
+from textgen_server.api.headers import compute_characters, reply_headers
 from textgen_server.api.predictor.inference import full_text, likeliest, samples
 from textgen_server.api.routes.kserve import ERRORS
 from textgen_server.api.routes.model_path import ModelName, model_route
@@ -56,7 +56,7 @@ async def generate_text(
 )
 async def generate_text_stream(model_name: ModelName, body: GenerateTextRequest, context: Context) -> Response:
     """Continue a prompt; what each token adds to the text is sent as it comes, in a server-sent event."""
-    headers = {"x-compute-type": compute_type(context.engine.info)}
+    headers = {"x-compute-type": context.compute_type}
     return EventStream(_events(model_name, body, context, headers), headers, GENERATE)
 
 
@@ -82,7 +82,7 @@ async def _complete(model_name: str, body: GenerateTextRequest, context: ServerC
         reply.id = body.id
     if body.asked.details:
         reply.details = _details(best, tokens[generations.index(best)])
-    headers = reply_headers(context.engine.info, generations)
+    headers = reply_headers(context.compute_type, generations)
     return Response(reply.to_json(), headers=headers, media_type="application/json")
 
 

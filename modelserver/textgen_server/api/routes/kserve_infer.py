@@ -30,7 +30,7 @@ async def _infer(model_name: str, body: InferRequest, context: ServerContext) ->
     reply = InferReply(model_name=model_name, outputs=outputs)
     if body.id is not None:
         reply.id = body.id
-    headers = reply_headers(context.engine.info, generations)
+    headers = reply_headers(context.compute_type, generations)
     content = reply.to_json()
     if not raw:
         return Response(content, headers=headers, media_type="application/json")

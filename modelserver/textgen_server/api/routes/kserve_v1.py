@@ -29,7 +29,7 @@ async def _predict(model_name: str, body: PredictRequest, context: ServerContext
     generations = await run([sample for request in requests for sample in samples(request, context)], context)
     best = likeliest(generations)
     reply = PredictReply(predictions=[full_text(one, asked) for one, asked in zip(best, parameters, strict=True)])
-    headers = reply_headers(context.engine.info, generations)
+    headers = reply_headers(context.compute_type, generations)
     return Response(reply.to_json(), headers=headers, media_type="application/json")
 
 

@@ -1,9 +1,10 @@
-"""Bodies of TGI's own routes: /generate, /generate_stream, /, /tokenize, /chat_tokenize, /info."""
+"""Bodies of TGI's own routes: /generate, /generate_stream, /, /vertex, /tokenize, /chat_tokenize, /info."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
+from textgen_server.api.schemas.chat import ChatCompletionRequest
 from textgen_server.api.schemas.common import COUNT, PENALTY, POSITIVE, PROBABILITY, Body, Reply, told
 from textgen_server.api.schemas.grammar import GrammarBody
 from textgen_server.text.models import ModelCatalogue
@@ -112,6 +113,36 @@ class CompatGenerateRequest(GenerateRequest):
     """`GenerateRequest` of the old inference API, where `stream` picks the kind of reply."""
 
     stream: bool | None = None
+
+
+def _kind_of_instance(value: Any) -> str | None:
+    """The tag of an instance; None where it is neither."""
+    if not isinstance(value, dict):
+        return None
+    return "generate" if "inputs" in value else "chat" if "messages" in value else None
+
+
+VertexInstance = Annotated[
+    Annotated[GenerateRequest, Tag("generate")] | Annotated[ChatCompletionRequest, Tag("chat")],
+    Discriminator(
+        _kind_of_instance,
+        custom_error_type="instance_kind",
+        custom_error_message="must be an object with `inputs` or `messages`",
+    ),
+]
+
+
+class VertexRequest(Body):
+    """Prompts and conversations to be continued, all at once."""
+
+    instances: Annotated[list[VertexInstance], Field(min_length=1)]
+    """Bodies of /generate, or of /v1/chat/completions."""
+
+
+class VertexReply(Reply):
+    """The generated texts, in the order of the instances."""
+
+    predictions: list[str]
 
 
 FinishReason = Literal["length", "eos_token", "stop_sequence"]
