@@ -22,13 +22,17 @@ def make_runner(folder: Path, **options) -> Runner:
 
 
 def logits(runner: Runner, tokens: list[int]) -> torch.Tensor:
-    """Logits [T, vocab] after every token of one prompt."""
+    """Logits [T, vocab] after every token of one prompt; after an encoder's, of its start token only."""
+    start, encoded = runner.loaded.config.decoder_start_token, 0
+    if start is not None:
+        tokens, encoded = [*tokens, start], len(tokens)
     blocks = list(range(-(-len(tokens) // runner.layout.block_size)))
-    plan = StepPlan([Item(tokens, 0, blocks, Sample(SamplingParams(), 0))], 0)
+    plan = StepPlan([Item(tokens, 0, blocks, Sample(SamplingParams(), 0), encoder_length=encoded)], 0)
     with torch.inference_mode():
         inputs = build(plan, runner.layout.block_size, runner.device)
         model = runner.loaded.model
-        return model.logits(model.forward(inputs.tokens, inputs.positions, inputs.batch, runner.caches))
+        hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, runner.caches)
+        return model.logits(hidden[encoded:])
 
 
 @dataclass(frozen=True)

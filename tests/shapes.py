@@ -201,7 +201,8 @@ def make_model(shape: Shape) -> transformers.PreTrainedModel:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             of_norm = "norm" in name or "ln_" in name
-            weight.normal_(1.0 if of_norm else 0.0, 0.3 if of_norm else 0.08)
+            around_zero = not of_norm or config.model_type.startswith("gemma")
+            weight.normal_(0.0 if around_zero else 1.0, 0.3 if of_norm else 0.08)
     return model
 
 

@@ -1,4 +1,5 @@
-"""Two and three ranks over gloo write the same greedy text as one, for every family, also where nothing divides."""
+"""Several ranks compute what one computes, also where nothing divides: every family over gloo, in processes, and every
+shape over threads, which start at once."""
 
 import secrets
 import tempfile
@@ -7,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import make_request, make_runner, run
-from shapes import SHAPES, save_checkpoint
+from harness import logits, make_request, make_runner, run
+from shapes import SHAPES, Shape, save_checkpoint
+from thread_ranks import on_ranks
 
 from textgen_server import parallel
 from textgen_server.runner.runner import Runner
@@ -77,3 +79,18 @@ def test_ranks_together_write_what_one_writes_alone(size: int, tmp_path: Path):
         assert together[name][0] == texts
         assert together[name][1] == pytest.approx(scores, abs=1e-4)
     assert [rank.exitcode for rank in ranks] == [0] * size
+
+
+ALL_SHAPES = {f"{family}: {name}": shape for family, shapes in SHAPES.items() for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("shape", ALL_SHAPES.values(), ids=ALL_SHAPES)
+def test_the_logits_are_the_same_on_any_number_of_ranks(shape: Shape, tmp_path: Path):
+    save_checkpoint(shape, tmp_path)
+    tokens = torch.randint(3, 131, (30,), generator=torch.Generator().manual_seed(1)).tolist()
+    alone = logits(make_runner(tmp_path, block_size=8), tokens)
+    options = ServerOptions(device="cpu", cpu_kv_cache_gib=0.05, block_size=8, cpu_threads=1)
+    for size in (2, 4):
+        everyones = on_ranks(size, lambda group: logits(Runner(options, tmp_path, torch.device("cpu"), group), tokens))
+        for theirs in everyones:
+            torch.testing.assert_close(theirs, alone, rtol=1e-4, atol=1e-4)

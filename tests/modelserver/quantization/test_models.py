@@ -1,16 +1,14 @@
 """Whole models of every family in every quantization method, on the CPU."""
 
 import sys
-import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 from harness import generate, logits, make_runner
 from quantization_cases import METHODS, distance, save_twins
 from shapes import LLAMA, SHAPES, Shape, save_checkpoint
+from thread_ranks import on_ranks
 
 from textgen_server.errors import StartupError
 from textgen_server.parallel import Group
@@ -66,35 +64,6 @@ def test_at_most_one_layer_is_in_full_precision_at_a_time(method, tmp_path, monk
     assert most == 1
 
 
-class Ranks:
-    """Groups of `size` threads that sum and gather in memory, in place of processes and gloo."""
-
-    def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size)
-        self.tensors: list[torch.Tensor] = [torch.empty(0)] * size
-
-    def exchange(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-        self.tensors[rank] = tensor.clone()
-        self.barrier.wait(30)
-        everyones = list(self.tensors)
-        self.barrier.wait(30)
-        return everyones
-
-
-@dataclass(frozen=True)
-class ThreadGroup(Group):
-    ranks: Ranks = field(default_factory=lambda: Ranks(1))
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.copy_(sum(self.ranks.exchange(self.rank, tensor)))
-
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        return torch.cat(self.ranks.exchange(self.rank, tensor), dim=-1)
-
-    def min(self, value: int) -> int:
-        return value
-
-
 # Shares of two ranks that consist of whole blocks of 64 weights, and shares that do not.
 WHOLE_BLOCKS = Shape(LLAMA, {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 256})
 PARTS_OF_BLOCKS = Shape(LLAMA)
@@ -114,13 +83,7 @@ def test_two_ranks_compute_what_one_computes(method, shape, limit, tmp_path):
     folder = save_checkpoint(shape, tmp_path)
     alone = logits(make_runner(folder, quantize=method), TOKENS)
     options = ServerOptions(model_id=str(folder), device="cpu", cpu_kv_cache_gib=0.05, quantize=method)
-    ranks = Ranks(2)
-
-    def run(rank: int) -> torch.Tensor:
-        return logits(Runner(options, folder, torch.device("cpu"), ThreadGroup(rank, 2, ranks)), TOKENS)
-
-    with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(run, range(2))
+    first, second = on_ranks(2, lambda group: logits(Runner(options, folder, torch.device("cpu"), group), TOKENS))
     assert torch.equal(first, second)
     assert distance(first, alone) < limit
 
