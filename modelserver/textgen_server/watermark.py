@@ -4,8 +4,8 @@ The token before decides, by a hash, which tokens are green. A writer with the w
 takes more of them than chance would. Whoever knows the key can count them.
 
 The definition of green is here, once, for whoever needs it: plain integers, numpy arrays and torch tensors, on the CPU
-or on a GPU, give the same bits, because no step leaves the range of 64-bit signed integers. The sampler marks, the
-function `detect` and the command `textgen-server detect-watermark` find. No torch.
+or on a GPU, give the same. The sampler marks; the function `detect` and the command `textgen-server detect-watermark`
+find. No torch.
 """
 
 import itertools
@@ -14,15 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_LOW = 0xFFFFFFFF
-
-
-def _mix(x: Any) -> Any:
-    """A bijection of 32-bit numbers in which every bit depends on every other: lowbias32 of Wellons' hash prospector.
-    Both factors are below 2^31, so that no product reaches 2^63."""
-    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & _LOW
-    x = ((x ^ (x >> 15)) * 0x735A2D97) & _LOW
-    return x ^ (x >> 15)
+from textgen_server.hashing import MASK, mix32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +34,8 @@ class Watermark:
     def is_green(self, previous: Any, token: Any) -> Any:
         """Whether `token` is green after `previous`: ints, or int64 arrays or tensors that broadcast. Each token is
         green by itself with probability gamma, so a green list has about gamma * vocabulary tokens."""
-        key = _mix(_mix(self.key & _LOW) ^ (self.key >> 32))
-        return _mix(_mix(key ^ previous) ^ _mix(token)) < round(self.gamma * 2**32)
+        key = mix32(mix32(self.key & MASK) ^ (self.key >> 32))
+        return mix32(mix32(key ^ previous) ^ mix32(token)) < round(self.gamma * 2**32)
 
 
 PUBLIC = Watermark()

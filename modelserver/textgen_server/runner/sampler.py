@@ -3,9 +3,10 @@
 Order, as in TGI: watermark, repetition penalty, frequency penalty (then OpenAI's penalties and bias), grammar,
 temperature, top-k, top-p, typical-p, log-softmax, choice.
 
-A draw needs one uniform number, a hash of the request's seed and of how many tokens it has generated, and takes the
-token at that point of the cumulative distribution. So a request draws the same numbers alone or in a batch, before or
-after a preemption, on the CPU or on a GPU.
+A draw has a random number for each token: a hash of the request's seed, of how many tokens it has generated, and of the
+token. So a request draws the same alone or in a batch, before or after a preemption, on the CPU or on a GPU. Its logits
+differ by rounding from one batch to another, and only where two tokens are as good as equal does the draw follow; the
+point of a cumulative distribution at one random number would fall beside another token some hundred times as often.
 """
 
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ import torch
 from torch import Tensor
 
 from textgen_server.engine.plan import Masks, Sample, Scores, StepResult, Tops
+from textgen_server.hashing import mix32
 from textgen_server.sampling import SamplingParams
 from textgen_server.watermark import PUBLIC, Watermark
 
 NEVER = float("-inf")
+NUMBERS_AT_ONCE = 1 << 22
+"""Random numbers are made for so many places at a time: 34 MB of 64 bits each."""
 
 
 def masks_of(samples: Sequence[Sample], vocab_size: int) -> Masks | None:
@@ -187,20 +191,27 @@ def _unsort(flags: Tensor, order: Tensor) -> Tensor:
 
 
 def _draw(z: Tensor, samples: list[Sample]) -> Tensor:
-    """One token per row by inverse transform sampling."""
-    cumulative = z.softmax(-1, dtype=torch.float64).cumsum(-1)
-    points = [uniform(s.params.seed, s.position) for s in samples]
-    targets = torch.tensor(points, dtype=torch.float64, device=z.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp(max=z.shape[-1] - 1)
+    """One token per row, by the Gumbel-max trick: of z_t - log(E_t) with E exponentially distributed, the largest is at
+    token t with probability softmax(z)_t."""
+    tokens = mix32(torch.arange(z.shape[-1], device=z.device))
+    seeds = torch.tensor([_seed(s.params.seed, s.position) for s in samples], device=z.device)
+    rows = max(1, NUMBERS_AT_ONCE // z.shape[-1])
+    parts = zip(z.split(rows), seeds.split(rows), strict=True)
+    return torch.cat([(part - exponential(mix32(seed[:, None] ^ tokens)).log()).argmax(-1) for part, seed in parts])
 
 
-def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1) that a request with `seed` draws for its token number `position`: SplitMix64 (Steele et al.
-    2014) over both."""
+def exponential(numbers: Tensor) -> Tensor:
+    """Standard exponential numbers in float32, above 0 and finite, of even ones in [0, 2^32). Exact where it matters,
+    near 0."""
+    even = ((numbers.float() + 0.5) * 2.0**-32).clamp_(max=1 - 2.0**-24)
+    return even.neg_().log1p_().neg_()
+
+
+def _seed(seed: int, position: int) -> int:
+    """32 bits of SplitMix64 (Steele et al. 2014) over a request's seed and its token's number."""
     mask = (1 << 64) - 1
     x = _mix((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & mask)
-    x = _mix((x + position * 0x9E3779B97F4A7C15) & mask)
-    return (x >> 11) / float(1 << 53)
+    return _mix((x + position * 0x9E3779B97F4A7C15) & mask) >> 32
 
 
 def _mix(x: int) -> int:

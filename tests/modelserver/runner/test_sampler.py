@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from textgen_server.engine.plan import Sample
-from textgen_server.runner.sampler import masks_of, sample, score, uniform
+from textgen_server.runner.sampler import exponential, masks_of, sample, score
 from textgen_server.sampling import SamplingParams
 
 LOGITS = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02]))
@@ -97,11 +97,35 @@ def test_a_request_draws_the_same_alone_and_in_any_batch():
         assert alone.logprobs == pytest.approx(together.logprobs[i : i + 1], abs=1e-5)
 
 
-def test_the_random_numbers_are_spread_evenly_over_seeds_and_positions():
-    for numbers in ([uniform(seed, 0) for seed in range(4000)], [uniform(3, position) for position in range(4000)]):
-        histogram = torch.histc(torch.tensor(numbers), bins=10, min=0, max=1)
-        assert (histogram / 4000 - 0.1).abs().max() < 0.02
-    assert uniform(2**64 - 1, 10**6) < 1
+def test_each_seed_position_and_token_has_a_draw_of_its_own():
+    """Among 1000 tokens that are all as likely, each has its turn, whatever is counted up."""
+    flat = torch.zeros(4000, 1000)
+    for key in ("seed", "position"):
+        samples = [
+            Sample(SamplingParams(greedy=False, seed=i if key == "seed" else 3), i if key == "position" else 0)
+            for i in range(4000)
+        ]
+        tokens = torch.tensor(sample(flat, samples).tokens)
+        assert (torch.histc(tokens.float(), bins=10, min=0, max=1000) / 4000 - 0.1).abs().max() < 0.02
+        assert abs((tokens[1:] > tokens[:-1]).float().mean() - 0.5) < 0.03
+
+
+def test_the_numbers_of_a_draw_are_exponential():
+    numbers = exponential(torch.arange(0, 2**32, 2**32 // 100_000))
+    assert numbers.mean() == pytest.approx(1, abs=0.001)
+    assert (numbers < 0.5).float().mean() == pytest.approx(1 - math.exp(-0.5), abs=0.001)
+    extremes = exponential(torch.tensor([0, 2**32 - 1]))
+    assert 0 < extremes[0] < 1e-9
+    assert 16 < extremes[1] < 17
+
+
+def test_rounding_of_logits_hardly_ever_changes_a_draw():
+    """Matrix products of other shapes round otherwise, by some 1e-5 in a model's logits."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 5000, generator=generator) * 3
+    rounded = logits + torch.randn(300, 5000, generator=generator) * 1e-5
+    samples = [Sample(SamplingParams(greedy=False, seed=i), i) for i in range(300)]
+    assert sample(logits, samples).tokens == sample(rounded, samples).tokens
 
 
 def test_half_precision_logits_are_sampled_in_single():
