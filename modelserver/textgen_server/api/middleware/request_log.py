@@ -51,6 +51,6 @@ class LogRequests:
             reply = await reply_to_error(Request(scope), error)
             await reply(scope, receive, send_with_id)
         finally:
-            record.route = getattr(scope.get("route"), "path", "")
+            record.route = getattr(scope.get("route"), "path_format", "")
             self._requests.end(record)
             self._count(method, record.route, record.status or CLIENT_LEFT)
