@@ -45,6 +45,7 @@ _TAGS = {
     "OpenAI": "Completions and chat, as OpenAI's client libraries speak.",
     "KServe": "The Open Inference Protocol.",
     "Clouds": "How Amazon SageMaker and Google Vertex AI call a container.",
+    "Adapters": "LoRA adapters that come and go while the server runs, with `--lora-loading`. The names are vLLM's.",
     "Server": "About the server itself.",
 }
 _ERROR_REPLIES: dict[Surface, type[Reply]] = {
@@ -80,7 +81,7 @@ _KEY = {
 }
 _EVENTS = "text/event-stream"
 
-# A body for every route that takes one, which it answers.
+# A body for every route that takes one, which it answers (given such an adapter).
 _CHAT = {"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 64, "temperature": 0}
 _GENERATE = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20, "details": True}}
 _INFER = {
@@ -98,6 +99,8 @@ EXAMPLES: dict[str, _Json] = {
     "/vertex": {"instances": [{"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}]},
     "/v1/completions": {"prompt": "Deep learning is", "max_tokens": 20, "temperature": 0, "stream": False},
     "/v1/chat/completions": _CHAT,
+    "/v1/load_lora_adapter": {"lora_name": "my-adapter", "lora_path": "/data/my-adapter"},
+    "/v1/unload_lora_adapter": {"lora_name": "my-adapter"},
     "/v1/models/{model_name}:predict": {"instances": ["What is deep learning?"], "parameters": {"max_tokens": 20}},
     "/v2/models/{model_name}/infer": _INFER,
     "/v2/models/{model_name}/versions/{model_version}/infer": _INFER,
@@ -148,8 +151,9 @@ def _complete(operation: _Json, path: str, method: str, model_name: str) -> None
         operation["description"] = more
     if not is_open(method, path):
         operation["security"] = [{"key": []}]
-    surface = surface_of(path)
-    operation["responses"] = _successes(operation["responses"], surface) | _failures(operation, surface)
+    # /invocations answers as the route whose body it gets.
+    surfaces = (TGI, OPENAI) if path == "/invocations" else (surface_of(path),)
+    operation["responses"] = _successes(operation["responses"], surfaces) | _failures(operation, surfaces)
     if "requestBody" in operation and path in EXAMPLES:
         operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[path]
     for parameter in operation.get("parameters", ()):
@@ -157,41 +161,47 @@ def _complete(operation: _Json, path: str, method: str, model_name: str) -> None
             parameter["example"] = model_name
 
 
-def _successes(responses: _Json, surface: Surface) -> _Json:
+def _successes(responses: _Json, surfaces: Sequence[Surface]) -> _Json:
     good = {status: response for status, response in responses.items() if int(status) < 400}
     for response in good.values():
         if events := response.get("content", {}).get(_EVENTS):
-            events["schema"] = _event(events["schema"], surface)
+            events["schema"] = _event(events["schema"], surfaces)
     return good
 
 
-def _event(schema: _Json, surface: Surface) -> _Json:
+def _event(schema: _Json, surfaces: Sequence[Surface]) -> _Json:
     """A server-sent event, whose data is JSON that `schema` describes, or an error."""
-    told = {"$ref": _reference(_ERROR_REPLIES[surface].__name__)}
-    data: _Json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [schema, told]}}
-    data = {"anyOf": [{"const": "[DONE]"}, data]} if surface is OPENAI else data
+    data: _Json = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [schema, *_errors(surfaces)]}}
+    data = {"anyOf": [{"const": "[DONE]"}, data]} if OPENAI in surfaces else data
     return {"type": "object", "required": ["data"], "properties": {"data": {"type": "string", **data}}}
 
 
-def _failures(operation: _Json, surface: Surface) -> _Json:
-    """How the operation fails, in the surface's statuses and shape. What routes say of it themselves comes last."""
+def _failures(operation: _Json, surfaces: Sequence[Surface]) -> _Json:
+    """How the operation fails, in the surfaces' statuses and shapes. What routes say of it themselves comes last."""
     declared = {status: response for status, response in operation["responses"].items() if int(status) >= 400}
     causes = {500: _INTERNAL}
     causes |= _FAILURES_OF_KEYS if "security" in operation else {}
     causes |= _FAILURES_OF_BODIES if "requestBody" in operation else {}
     causes |= _FAILURES_OF_GENERATION if "429" in declared else {}
-    told: dict[str, str] = {}
+    told: dict[str, list[str]] = {}
     for status, cause in sorted(causes.items()):
-        translated = str(surface.status(Problem(status, cause, "")))
-        told[translated] = f"{told[translated]}; or: {cause}" if translated in told else cause
+        for translated in sorted({str(surface.status(Problem(status, cause, ""))) for surface in surfaces}):
+            told.setdefault(translated, []).append(cause)
     for status, response in declared.items():
         if "HTTPValidationError" not in json.dumps(response):
-            told.setdefault(status, response["description"])
-    content = {"application/json": {"schema": {"$ref": _reference(_ERROR_REPLIES[surface].__name__)}}}
-    failures = {status: {"description": cause, "content": content} for status, cause in sorted(told.items())}
+            told.setdefault(status, [response["description"]])
+    errors = _errors(surfaces)
+    content = {"application/json": {"schema": errors[0] if len(errors) == 1 else {"anyOf": errors}}}
+    failures = {
+        status: {"description": "; or: ".join(reasons), "content": content} for status, reasons in sorted(told.items())
+    }
     if "429" in failures:
         failures["429"]["headers"] = _RETRY_AFTER
     return failures
+
+
+def _errors(surfaces: Sequence[Surface]) -> list[_Json]:
+    return [{"$ref": _reference(_ERROR_REPLIES[surface].__name__)} for surface in surfaces]
 
 
 def _schemas_in_use(document: _Json) -> _Json:

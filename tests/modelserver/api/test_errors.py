@@ -262,7 +262,8 @@ async def test_every_route_is_in_the_openapi_document(front: Front) -> None:
     assert set(document["paths"]) == {
         "/", "/health", "/info", "/metrics", "/generate", "/generate_stream", "/tokenize",
         "/chat_tokenize", "/ping", "/invocations", "/vertex",
-        "/v1/models", "/v1/models/{model_id}", "/v1/completions", "/v1/chat/completions",
+        "/v1/models", "/v1/models/{model_id}", "/v1/completions",
+        "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/chat/completions",
         "/v1/models/{model_name}:predict", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models",
         *(f"/v2/models/{{model_name}}{version}{suffix}"
           for version in ("", "/versions/{model_version}")

@@ -9,18 +9,20 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from textgen_server.api.routes.body import JsonRoute
-from textgen_server.api.schemas.chat import ChatCompletionReply, ChatCompletionRequest
-from textgen_server.api.schemas.completions import CompletionReply, CompletionRequest
+from textgen_server.api.routes.openai import events_of
+from textgen_server.api.schemas.chat import ChatCompletionChunk, ChatCompletionReply, ChatCompletionRequest
+from textgen_server.api.schemas.completions import CompletionChunk, CompletionReply, CompletionRequest
 from textgen_server.api.schemas.tgi import (
     CompatGenerateRequest,
     ErrorReply,
     GenerateReply,
     GenerateRequest,
+    StreamReply,
     VertexReply,
     VertexRequest,
 )
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
-from textgen_server.api.streaming import EventStream, while_connected
+from textgen_server.api.streaming import while_connected
 from textgen_server.errors import InvalidRequest
 from textgen_server.text.generation import Generation, interleave
 from textgen_server.text.request import GenerationRequest
@@ -43,7 +45,7 @@ async def ping(context: Context) -> Response:
 @router.post(
     "/invocations",
     response_model=list[GenerateReply] | ChatCompletionReply | CompletionReply,
-    responses={200: {"content": {EventStream.media_type: {}}}, **_REFUSED},
+    responses={**events_of(StreamReply, ChatCompletionChunk, CompletionChunk), **_REFUSED},
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -26,9 +26,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def events_of(chunk: type[Reply]) -> dict[int | str, dict[str, Any]]:
-    """For the API's description: the events of a stream."""
-    return {200: {"content": {EventStream.media_type: {"schema": {"$ref": f"#/components/schemas/{chunk.__name__}"}}}}}
+def events_of(*chunks: type[Reply]) -> dict[int | str, dict[str, Any]]:
+    """For the API's description: the events of a stream, each of which is one of `chunks`."""
+    schema = {"anyOf": [{"$ref": f"#/components/schemas/{chunk.__name__}"} for chunk in chunks]}
+    return {200: {"content": {EventStream.media_type: {"schema": schema}}}}
 
 
 def envelope(prefix: Literal["cmpl", "chatcmpl"], object: str, model: str) -> dict[str, Any]:
