@@ -26,8 +26,8 @@ T5 = {
     "vocab_size": 131, "d_model": 48, "d_kv": 8, "d_ff": 80, "num_layers": 3, "num_heads": 6,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "decoder_start_token_id": 0,
 }  # fmt: skip
-# Of families that know these fields by other names, or not at all.
-OWN_NAMES = {"intermediate_size": None, "num_key_value_heads": None}
+# Of families that call it n_inner.
+GPT2 = {"intermediate_size": None}
 LLAMA = transformers.LlamaConfig
 MISTRAL = transformers.MistralConfig
 SHAPES: dict[str, dict[str, Shape]] = {
@@ -123,10 +123,10 @@ SHAPES: dict[str, dict[str, Shape]] = {
         ),
     },
     "starcoder": {
-        "multi-query": Shape(transformers.GPTBigCodeConfig, OWN_NAMES),
+        "multi-query": Shape(transformers.GPTBigCodeConfig, GPT2),
         "multi-head, not tied": Shape(
             transformers.GPTBigCodeConfig,
-            {**OWN_NAMES, "multi_query": False, "tie_word_embeddings": False, "n_inner": 72},
+            {**GPT2, "multi_query": False, "tie_word_embeddings": False, "n_inner": 72},
         ),
     },
     "falcon": {
@@ -150,10 +150,10 @@ SHAPES: dict[str, dict[str, Shape]] = {
         ),
     },
     "bloom": {
-        "six heads": Shape(transformers.BloomConfig, OWN_NAMES),
+        "six heads": Shape(transformers.BloomConfig),
         "normed residual, not tied": Shape(
             transformers.BloomConfig,
-            {**OWN_NAMES, "apply_residual_connection_post_layernorm": True, "tie_word_embeddings": False},
+            {"apply_residual_connection_post_layernorm": True, "tie_word_embeddings": False},
         ),
     },
     "gpt-neox": {
@@ -167,11 +167,11 @@ SHAPES: dict[str, dict[str, Shape]] = {
         ),
     },
     "gpt2": {
-        "transposed": Shape(transformers.GPT2Config, OWN_NAMES),
+        "transposed": Shape(transformers.GPT2Config, GPT2),
         "scaled by layer, not tied": Shape(
             transformers.GPT2Config,
             {
-                **OWN_NAMES, "scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False, "n_inner": 72,
+                **GPT2, "scale_attn_by_inverse_layer_idx": True, "tie_word_embeddings": False, "n_inner": 72,
                 "activation_function": "relu",
             },
         ),

@@ -36,7 +36,8 @@ class Family(Entry):
         model_types: values of `model_type` in config.json that this family serves.
         encoder_decoder: the prompt is encoded, and the output begins with a start token.
         attention: the backend whose pools the family needs, where it brings its own attention; "" for any.
-        fields: what the family's config.json calls a field, where that is not what Llama's calls it.
+        fields: what the family's config.json calls a field, where that is not what Llama's calls it; "" where it has
+            none, and what is there means nothing.
         defaults: what fields are where config.json lacks them, by Llama's names.
         mlp_ratio: `intermediate_size` where config.json lacks it, in units of `hidden_size`.
     """
@@ -75,6 +76,7 @@ class QuantizationMethod(Entry):
 
 
 _GPT2_FIELDS = {
+    "num_key_value_heads": "",
     "hidden_size": "n_embd",
     "intermediate_size": "n_inner",
     "num_hidden_layers": "n_layer",
@@ -135,6 +137,7 @@ FAMILIES: Mapping[str, Family] = {
         "Falcon 7B, 40B, 180B, RW",
         ("falcon", "RefinedWebModel", "RefinedWeb"),
         fields={
+            "num_key_value_heads": "",
             "hidden_size": "n_embed",
             "num_hidden_layers": "n_layer",
             "num_attention_heads": "n_head",
@@ -150,9 +153,11 @@ FAMILIES: Mapping[str, Family] = {
         "BLOOM, BLOOMZ",
         ("bloom",),
         fields={
+            "num_key_value_heads": "",
             "hidden_size": "n_embed",
             "num_hidden_layers": "n_layer",
             "num_attention_heads": "n_head",
+            "intermediate_size": "",
             "max_position_embeddings": "seq_length",
             "rms_norm_eps": "layer_norm_epsilon",
         },
@@ -164,6 +169,7 @@ FAMILIES: Mapping[str, Family] = {
         "GPT-NeoX, Pythia",
         ("gpt_neox",),
         fields={
+            "num_key_value_heads": "",
             "rms_norm_eps": "layer_norm_eps",
             "rope_theta": "rotary_emb_base",
             "partial_rotary_factor": "rotary_pct",

@@ -116,7 +116,9 @@ def read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{folder} has no config.json, so it is not a model folder")
     family = _family(raw)  # first: other families name their fields differently
     raw |= section(raw, "text_config")  # of a model that also sees
-    raw |= {ours: raw[theirs] for ours, theirs in family.fields.items() if raw.get(theirs) is not None}
+    raw |= {
+        ours: raw.get(theirs) for ours, theirs in family.fields.items() if not theirs or raw.get(theirs) is not None
+    }
     raw = {**family.defaults, **raw}
     heads, kv_heads, head_dim = _heads(raw)
     return ModelConfig(
