@@ -75,12 +75,9 @@ def compile_with(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
 
 def check(grammar: Grammar) -> str:
     """Why the grammar cannot be used, or "". May take long, or end the process."""
-    # Here are only bytes; any stands for a model's token.
-    grammar = Grammar(grammar.kind, _TOKENS.sub("<[0]>", grammar.source) if grammar.kind == "lark" else grammar.source)
+    if grammar.kind == "lark":  # may name tokens, which only the engine knows; here any byte stands for them
+        grammar = Grammar("lark", _TOKENS.sub("<[0]>", grammar.source))
     try:
-        if grammar.kind == "lark":  # may name tokens, which only the engine knows
-            error = LLMatcher.validate_grammar(to_llguidance(grammar), limits=LIMITS)
-            return "" if error.startswith("WARNING") else reason(error)
         matcher = compile_with(grammar, LLTokenizer("byte"))
     except BadGrammar as error:
         return str(error)

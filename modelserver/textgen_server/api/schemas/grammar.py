@@ -59,4 +59,7 @@ GrammarBody = Annotated[JsonGrammar | RegexGrammar | JsonSchemaGrammar, Field(di
 
 
 def _of_schema(schema: Any) -> Grammar:
-    return Grammar("json_schema", orjson.dumps(schema).decode())
+    try:
+        return Grammar("json_schema", orjson.dumps(schema).decode())
+    except orjson.JSONEncodeError:  # all else that JSON had, JSON can have again
+        raise InvalidRequest("grammar is not valid: the schema is nested too deeply", "grammar") from None
