@@ -118,8 +118,9 @@ async def test_other_content_types_are_told_the_right_one(front: Front, content_
     assert "application/json" in response.json()["error"]
 
 
-async def test_a_charset_in_the_content_type_is_fine(front: Front) -> None:
-    headers = {"content-type": "application/json; charset=utf-8"}
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON", "application/ld+json"])
+async def test_all_ways_to_say_json_are_fine(front: Front, content_type: str) -> None:
+    headers = {"content-type": content_type}
     assert (await front.client.post("/generate", content=b'{"inputs":"hi"}', headers=headers)).status_code == 200
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
-from front import Front, write_model_folder
+from front import Front, listening, write_model_folder
 
 
 @pytest.mark.parametrize(("path", "content"), [("/health", b""), ("/", b'{"status":"alive"}')])
@@ -21,6 +22,15 @@ async def test_wrong_methods_are_told_the_right_ones(front: Front) -> None:
     for path, methods in (("/", "GET, POST"), ("/health", "GET"), ("/generate", "POST")):
         refusal = await front.client.put(path)
         assert (refusal.status_code, refusal.headers["allow"]) == (405, methods)
+
+
+async def test_head_is_get_without_a_body(front: Front) -> None:
+    async with listening(front) as address, httpx.AsyncClient(base_url=address) as client:
+        for path, status in (("/health", 200), ("/info", 200), ("/nowhere", 404), ("/generate", 405)):
+            head, get = await client.head(path), await client.get(path)
+            assert head.status_code == get.status_code == status
+            assert head.content == b""
+            assert head.headers.get("content-length") == get.headers.get("content-length")
 
 
 async def test_draining_refuses_new_work_and_closes_the_connection(front: Front) -> None:

@@ -1,5 +1,6 @@
 """How routes read their bodies: strict JSON in UTF-8, announced as such."""
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -31,6 +32,6 @@ class JsonRoute(APIRoute):
 
 
 def _require_json(request: Request) -> None:
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not re.fullmatch(r"application/(\S+\+)?json", content_type):
         raise HTTPException(415, "The body must be JSON: send the header Content-Type: application/json")
