@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,16 @@ from textgen_server.api.http import uvicorn_config
 from textgen_server.api.keys import ApiKeys
 from textgen_server.api.state import ServerContext
 from textgen_server.api.tracing import Tracing
-from textgen_server.errors import EngineUnavailable, InvalidRequest, ModelNotFound, TextgenError
+from textgen_server.errors import (
+    EngineUnavailable,
+    IncompleteGeneration,
+    InvalidRequest,
+    ModelNotFound,
+    TextgenError,
+)
 from textgen_server.histogram import Histogram
 from textgen_server.rpc import engine_pb2
-from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Start, Token
+from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Receiver, Start, Token
 from textgen_server.settings import ServerOptions
 from textgen_server.telemetry import BATCH_SIZE_BUCKETS, DURATION_BUCKETS
 from textgen_server.text.prompt import PromptEncoder
@@ -89,33 +95,50 @@ class FakeEngine:
         self.status_hangs = False
         self.cached_tokens = 0
         self._eos = eos
+        self._ended: set[asyncio.Task[None] | None] = set()
         self.info = EngineInfo(
             **{"device": "cpu", "dtype": "float32", "num_shard": 1, "block_size": 16, "num_blocks": 64}
             | {"max_input_tokens": 255, "max_total_tokens": 256, "vocab_size": 330}
             | limits
         )
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[Token, None]:
+    def submit(self, request: EngineRequest, receiver: Receiver) -> Callable[[], None]:
+        if not self.healthy:
+            raise EngineUnavailable("the engine is down")
         logprob = self.logprobs[len(self.requests)] if len(self.requests) < len(self.logprobs) else -0.5
         self.requests.append(request)
         self.running += 1
-        finish = ""
+        replaying = asyncio.create_task(self._replay(request, receiver, logprob))
+
+        def stop() -> None:
+            if replaying not in self._ended:
+                self._end(replaying, aborted=True)
+                replaying.cancel()
+
+        return stop
+
+    def _end(self, task: asyncio.Task[None] | None, aborted: bool) -> None:
+        self._ended.add(task)
+        self.running -= 1
+        self.aborted += aborted
+
+    async def _replay(self, request: EngineRequest, receiver: Receiver, logprob: float) -> None:
         try:
             for index in range(request.max_new_tokens):
                 await self._before(index)
-                if index == self.truncate_after:
-                    return
                 id = self.script[index] if index < len(self.script) else self._eos
                 finish = "eos_token" if id in request.stop_tokens else ""
                 finish = "length" if index + 1 == request.max_new_tokens else finish
                 self.delivered += 1
+                if finish:
+                    self._end(asyncio.current_task(), aborted=False)
                 start = self._start(request) if index == 0 else None
-                yield Token(id, logprob, finish, self._top(request, id), start)
+                receiver.take(Token(id, logprob, finish, self._top(request, id), start))
                 if finish:
                     return
-        finally:
-            self.running -= 1
-            self.aborted += not finish
+        except Exception as error:
+            self._end(asyncio.current_task(), aborted=True)
+            receiver.fail(error)
 
     def _top(self, request: EngineRequest, id: int) -> Alternatives:
         """The token itself, and then ids from 10."""
@@ -135,6 +158,8 @@ class FakeEngine:
             raise EngineUnavailable("the engine is down")
         if index == self.fail_after:
             raise self.error
+        if index == self.truncate_after:
+            raise IncompleteGeneration("the engine ended the request without a last token")
         if index == self.hang_after:
             await asyncio.Event().wait()
         await asyncio.sleep(self.pace)

@@ -7,10 +7,9 @@ that whatever fails before it is a proper HTTP error.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,73 +22,147 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 KEEP_ALIVE_SECONDS = 15.0
+MOST_UNREAD_BYTES = 8_000_000
 _KEEP_ALIVE = b":\n\n"
 _CLIENT_LEFT = 499  # nobody reads it; the code is nginx's
+
+DIRECT_BODY = "textgen.direct_body"
+"""An extension of ASGI, by which a server offers a `DirectBody` in the scope. api/http.py has it."""
+
+
+Produce = Callable[[Callable[[bytes], None]], Awaitable[None]]
+
+
+class DirectBody(Protocol):
+    """The body of a reply in chunks that has begun, written without a coroutine and a message for each chunk."""
+
+    @property
+    def ready(self) -> bool:
+        """False while the client reads too slowly: `write` would only fill the server's memory."""
+        ...
+
+    def write(self, chunk: bytes) -> None:
+        """Send a chunk that is not empty. Does nothing when the client has left."""
+        ...
 
 
 class EventStream(Response):
     """A reply of server-sent events.
 
     Args:
-        events: framed events. Closed when the client leaves.
-        headers: read when the first event is there, so `events` may still add to them.
+        produce: is given a function that sends framed events, which never waits; returns when the reply is complete.
+            Cancelled when the client leaves, or is too far behind.
+        headers: read when the first event is there, so `produce` may still add to them.
         surface: how an error inside the stream is told.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], surface: Surface) -> None:
+    def __init__(self, produce: Produce, headers: Mapping[str, str], surface: Surface) -> None:
         self.status_code = 200
         self.background = None
-        self._events = events
+        self._produce = produce
         self._extra_headers = headers
         self._surface = surface
-        self._starting = asyncio.Lock()
-        self._started = False
-        self._last_write = monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _run_until(self._send_events(send), self._attend(receive, send))
-
-    async def _send_events(self, send: Send) -> None:
+        writer = _EventWriter(send, scope.get("extensions", {}).get(DIRECT_BODY), self._head)
         try:
-            async with aclosing(self._events) as events:
-                async for event in events:
-                    await self._write(send, event)
+            await _run_until(self._reply(writer), _attend(receive, writer))
+        finally:
+            writer.close()
+
+    def _head(self) -> dict[str, Any]:
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **self._extra_headers})
+        return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+
+    async def _reply(self, writer: "_EventWriter") -> None:
+        writer.too_far_behind = asyncio.current_task().cancel  # type: ignore[union-attr]
+        try:
+            await self._produce(writer.write)
         except Exception as error:
-            if not self._started:
+            if not writer.begun:
                 raise
             if not isinstance(error, TextgenError):
                 _log.exception("a stream failed")
-            await self._write(send, self._surface.event(problem_of(error)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            writer.write(self._surface.event(problem_of(error)))
+        await writer.end()
 
-    async def _write(self, send: Send, chunk: bytes) -> None:
-        if not self._started:
-            await self._start(send)
-        self._last_write = monotonic()
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def _start(self, send: Send) -> None:
-        async with self._starting:
-            if not self._started:
-                self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **self._extra_headers})
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                self._started = True
+class _EventWriter:
+    """Sends events: at once where the server offers that and the client keeps up, else from a task that waits for it.
 
-    async def _attend(self, receive: Receive, send: Send) -> None:
-        """Return when the client has left; meanwhile keep its connection alive through silence."""
-        while True:
-            silence = monotonic() - self._last_write
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS - silence):
-                    message = await receive()
-            except TimeoutError:
-                if monotonic() - self._last_write >= KEEP_ALIVE_SECONDS:
-                    await self._write(send, _KEEP_ALIVE)
-            else:
-                if message["type"] == "http.disconnect":
-                    return
+    Attributes:
+        begun: True when the reply can no longer become an error's.
+        last_write: when there was the last event, by `time.monotonic`.
+        too_far_behind: called when the client has left so much unread that it is given up.
+    """
+
+    too_far_behind: Callable[[], object]
+
+    def __init__(self, send: Send, direct: DirectBody | None, head: Callable[[], dict[str, Any]]) -> None:
+        self.begun = False
+        self.last_write = monotonic()
+        self._send = send
+        self._direct = direct
+        self._head = head
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._sending: asyncio.Task[None] | None = None
+
+    def write(self, event: bytes) -> None:
+        self.last_write = monotonic()
+        direct = self._direct
+        if direct is not None and self._sending is None and self.begun and direct.ready:
+            direct.write(event)
+            return
+        self._unsent.append(event)
+        self._unsent_bytes += len(event)
+        if self._unsent_bytes > MOST_UNREAD_BYTES:
+            self.too_far_behind()
+        elif self._sending is None:
+            self._sending = asyncio.create_task(self._send_unsent())
+
+    async def _send_unsent(self) -> None:
+        await self._begin()
+        while self._unsent:
+            chunk = b"".join(self._unsent)
+            self._unsent.clear()
+            self._unsent_bytes = 0
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._sending = None
+
+    async def _begin(self) -> None:
+        if not self.begun:
+            self.begun = True
+            await self._send(self._head())
+
+    async def end(self) -> None:
+        """Complete the reply."""
+        if self._sending is not None:
+            await self._sending
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def close(self) -> None:
+        """Send nothing more."""
+        if self._sending is not None:
+            self._sending.cancel()
+
+
+async def _attend(receive: Receive, writer: _EventWriter) -> None:
+    """Return when the client has left; meanwhile keep its connection alive through silence."""
+    while True:
+        silence = monotonic() - writer.last_write
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_SECONDS - silence):
+                message = await receive()
+        except TimeoutError:
+            if monotonic() - writer.last_write >= KEEP_ALIVE_SECONDS:
+                writer.write(_KEEP_ALIVE)
+        else:
+            if message["type"] == "http.disconnect":
+                return
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

@@ -1,6 +1,6 @@
 """The API process's side of the engine's wire. `Engine` is the seam: HTTP code and tests know only this protocol."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -8,7 +8,17 @@ from typing import NamedTuple, Protocol
 from textgen_server.rpc.engine_pb2 import EngineInfo, EngineStatus
 from textgen_server.sampling import Grammar, SamplingParams
 
-__all__ = ["Alternatives", "Engine", "EngineInfo", "EngineRequest", "EngineStatus", "SamplingParams", "Start", "Token"]
+__all__ = [
+    "Alternatives",
+    "Engine",
+    "EngineInfo",
+    "EngineRequest",
+    "EngineStatus",
+    "Receiver",
+    "SamplingParams",
+    "Start",
+    "Token",
+]
 
 Alternatives = tuple[tuple[int, float], ...]
 """The likeliest tokens of a place and their log-probabilities, likeliest first."""
@@ -73,6 +83,18 @@ class Token(NamedTuple):
     start: Start | None = None
 
 
+class Receiver(Protocol):
+    """What an engine tells of one request, on the event loop. Both return at once and raise nothing."""
+
+    def take(self, token: Token) -> None:
+        """Tokens as they come; the last has `finish` set, and nothing follows."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """The request ends without a last token."""
+        ...
+
+
 class Engine(Protocol):
     """What the front asks of an engine."""
 
@@ -86,14 +108,16 @@ class Engine(Protocol):
         """True while the engine answers and its steps make progress."""
         ...
 
-    def generate(self, request: EngineRequest) -> AsyncGenerator[Token, None]:
-        """Tokens as they come; the last has `finish` set. Closing the generator aborts the request.
+    def submit(self, request: EngineRequest, receiver: Receiver) -> Callable[[], None]:
+        """Begin with a request. Returns what ends it: nothing is received after that, and a request that has not yet
+        ended is aborted.
+
+        The receiver is told of failures: EngineUnavailable (the engine went down or got stuck meanwhile),
+        GenerationError (it failed on this request), IncompleteGeneration (it ended without a last token),
+        InvalidRequest (it refuses the request: its grammar cannot be used), Overloaded (`queue_timeout` has passed).
 
         Raises:
-            EngineUnavailable: the engine is down, or went down or got stuck meanwhile.
-            GenerationError: the engine failed on this request.
-            InvalidRequest: the engine refuses the request: its grammar cannot be used.
-            Overloaded: `queue_timeout` has passed.
+            EngineUnavailable: the engine is down.
         """
         ...
 

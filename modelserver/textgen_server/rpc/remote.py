@@ -8,16 +8,17 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from textgen_server.errors import EngineUnavailable, TextgenError, from_error_type
+from textgen_server.errors import EngineUnavailable, IncompleteGeneration, TextgenError, from_error_type
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
-from textgen_server.rpc.client import Alternatives, EngineRequest, Start, Token
+from textgen_server.rpc.client import Alternatives, EngineRequest, Receiver, Start, Token
 from textgen_server.rpc.wire import (
     CHANNEL_OPTIONS,
     FINISH_NAMES,
@@ -32,8 +33,6 @@ POLL_SECONDS = 1.0
 
 STEP_TOLERANCE = 3.0
 """A step may take this many times what the largest one took at start, for busy cores, before it counts as stuck."""
-
-Inbox = asyncio.Queue[Token | TextgenError]
 
 
 class RemoteEngine:
@@ -99,19 +98,9 @@ class RemoteEngine:
         del self.info.adapters[:]
         self.info.adapters.extend(adapters)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[Token, None]:
+    def submit(self, request: EngineRequest, receiver: Receiver) -> Callable[[], None]:
         connection = self._alive()
-        number, inbox = connection.submit(request)
-        try:
-            while True:
-                item = await inbox.get()
-                if isinstance(item, TextgenError):
-                    raise item
-                yield item
-                if item.finish:
-                    return
-        finally:
-            connection.release(number)
+        return partial(connection.release, connection.submit(request, receiver))
 
     def _alive(self) -> "_Connection":
         if self._connection is None or self._connection.lost is not None:
@@ -129,7 +118,7 @@ class _Connection:
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = engine_pb2_grpc.EngineStub(self._channel)
         self._numbers = itertools.count(1)
-        self._inboxes: dict[int, Inbox] = {}
+        self._receivers: dict[int, Receiver] = {}
         self._outgoing: asyncio.Queue[pb.ClientMessage] = asyncio.Queue()
         self._tasks: list[asyncio.Task[Any]] = []
         self._ended = asyncio.Event()
@@ -155,8 +144,9 @@ class _Connection:
         """Declare the engine gone; every request on it ends with `reason`."""
         if self.lost is None:
             self.lost = reason
-            for inbox in self._inboxes.values():
-                inbox.put_nowait(reason)
+            receivers, self._receivers = self._receivers, {}
+            for receiver in receivers.values():
+                receiver.fail(reason)
             self._ended.set()
 
     async def wait_until_lost(self) -> TextgenError:
@@ -180,16 +170,15 @@ class _Connection:
             raise from_error_type(reply.error_type, reply.message)
         return list(reply.adapters)
 
-    def submit(self, request: EngineRequest) -> tuple[int, Inbox]:
+    def submit(self, request: EngineRequest, receiver: Receiver) -> int:
         number = next(self._numbers)
-        inbox: Inbox = asyncio.Queue()
-        self._inboxes[number] = inbox
+        self._receivers[number] = receiver
         self._outgoing.put_nowait(pb.ClientMessage(submit=_submit(number, request)))
-        return number, inbox
+        return number
 
     def release(self, number: int) -> None:
         """The caller wants no more of this request; if it has not ended, the engine is told."""
-        if self._inboxes.pop(number, None) is not None and self.lost is None:
+        if self._receivers.pop(number, None) is not None and self.lost is None:
             self._outgoing.put_nowait(pb.ClientMessage(abort=pb.Abort(request=number)))
 
     async def _send(self, stream: Any) -> None:
@@ -206,21 +195,26 @@ class _Connection:
         self.lose(EngineUnavailable("the engine stopped while it worked on this request"))
 
     def _deliver(self, message: pb.StepMessage) -> None:
+        """Tell the receivers of a step, without a detour over tasks or queues: this is done for every token."""
         starts = {start.request: _start(start) for start in message.starts}
         none: Alternatives = ()
         tops = map(alternatives_from_wire, message.tops) if message.tops else itertools.repeat(none)
-        columns = (message.requests, message.tokens, message.logprobs, message.finish)
-        for (number, token, logprob, finish), top in zip(zip(*columns, strict=True), tops, strict=False):
-            inbox = self._inboxes.get(number)
-            if inbox is None:
+        columns = zip(message.requests, message.tokens, message.logprobs, message.finish, strict=True)
+        receivers = self._receivers
+        for (number, token, logprob, finish), top in zip(columns, tops, strict=False):
+            receiver = receivers.get(number)
+            if receiver is None:
                 continue
-            inbox.put_nowait(Token(token, logprob, FINISH_NAMES[finish], top, starts.get(number)))
             if finish:
-                del self._inboxes[number]
+                del receivers[number]
+            if finish == pb.ABORTED:
+                receiver.fail(IncompleteGeneration("the engine ended the request without a last token"))
+            else:
+                receiver.take(Token(token, logprob, FINISH_NAMES[finish], top, starts.get(number) if starts else None))
         for failure in message.failures:
-            inbox = self._inboxes.pop(failure.request, None)
-            if inbox is not None:
-                inbox.put_nowait(from_error_type(failure.error_type, failure.message))
+            receiver = receivers.pop(failure.request, None)
+            if receiver is not None:
+                receiver.fail(from_error_type(failure.error_type, failure.message))
 
     async def _watch(self) -> None:
         """Ask for the status again and again. An engine that does not answer is stuck, although a long step keeps it

@@ -1,17 +1,18 @@
 """A request from the client's words to its last piece of text: checked, admitted, tokenized, generated, detokenized,
-stopped. The one place that drives the engine; the routes of api/ turn what it yields into their replies.
+stopped. The one place that drives the engine; the routes of api/ turn its pieces into their replies.
 
     async with generator.begin([request]) as [generation]:
-        async for piece in generation.pieces():
-            ...
+        await generation.run(on_piece)
 
-Leaving the block, by an error or a cancellation too, ends the engine's work for it and frees its place.
+Leaving the block, by an error or a cancellation too, ends the engine's work for it and frees its place. Between a token
+on the engine's wire and `on_piece` there are only function calls, because tasks and queues cost more than all the rest.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -138,6 +139,8 @@ class Generation:
         self._observer = observer
         self._deltas: list[str] = []
         self._logprobs = 0.0
+        self._on_piece: Callable[[Piece], object]
+        self._ended: asyncio.Future[None]
 
     @property
     def mean_logprob(self) -> float:
@@ -160,24 +163,64 @@ class Generation:
         sampling = self.engine_request.sampling
         return None if sampling.greedy else sampling.seed
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The tokens as they come; the last has `finish` set. To be consumed once, and closed if not to the end.
+    async def run(self, on_piece: Callable[[Piece], object]) -> None:
+        """Generate to the end. To be done once; cancelling it ends the engine's work.
+
+        Args:
+            on_piece: is given the tokens as they come, the last with `finish` set; called from the engine's side,
+                between tasks, so it should return soon. What it raises ends the generation.
 
         Raises:
             EngineUnavailable, GenerationError: the engine failed.
             InvalidRequest, Overloaded: the engine refuses the request, or has had no time for it.
             IncompleteGeneration: the engine ended the request without a last token.
         """
-        async with aclosing(self._engine.generate(self.engine_request)) as tokens:
-            async for token in tokens:
-                piece = self._take(token)
-                yield piece
-                if piece.finish:
-                    return
-        incomplete = IncompleteStream if self.request.stream else IncompleteGeneration
-        raise incomplete("Incomplete generation: the engine ended the request without a last token")
+        self._on_piece = on_piece
+        self._ended = asyncio.get_running_loop().create_future()
+        stop = self._engine.submit(self.engine_request, self)
+        try:
+            await self._ended
+        except IncompleteGeneration as error:
+            incomplete = IncompleteStream if self.request.stream else IncompleteGeneration
+            raise incomplete(f"Incomplete generation: {error}") from None
+        finally:
+            stop()
+            if self.finish_reason:
+                self._observer.finished(self)
 
-    def _take(self, token: Token) -> Piece:
+    def take(self, token: Token) -> None:
+        """See rpc.client.Receiver."""
+        if self._ended.done():
+            return
+        try:
+            piece = self._piece(token)
+            self._on_piece(piece)
+        except Exception as error:
+            self.finish_reason = ""
+            self.fail(error)
+        else:
+            if piece.finish:
+                self._ended.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """See rpc.client.Receiver."""
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """`run` for who has to wait between pieces. To be closed if not iterated to the end."""
+        queue: asyncio.Queue[Piece | None] = asyncio.Queue()
+        running = asyncio.create_task(self.run(queue.put_nowait))
+        running.add_done_callback(lambda _: queue.put_nowait(None))
+        try:
+            while (piece := await queue.get()) is not None:
+                yield piece
+            await running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    def _piece(self, token: Token) -> Piece:
         self._clock(token)
         special = token.id in self._special_ids
         plain = "" if special else self._detokenizer.push(token.id)
@@ -186,15 +229,13 @@ class Generation:
         delta, stopped = self._stop.push(plain)
         if token.finish and not stopped:
             delta += self._stop.flush()
-        finish = "stop_sequence" if stopped else token.finish
         self._deltas.append(delta)
-        if finish:
-            self._finish(finish)
+        self.finish_reason = "stop_sequence" if stopped else token.finish
         # A stop string that stays in the text also ends its last token's text.
         text = delta if stopped else plain
         if special:
             text += self._tokenizer.bytes_of(token.id).decode(errors="replace")
-        return Piece(token.id, token.logprob, special, text, delta, finish, token.top)
+        return Piece(token.id, token.logprob, special, text, delta, self.finish_reason, token.top)
 
     def _clock(self, token: Token) -> None:
         now, times = perf_counter(), self.times
@@ -208,10 +249,6 @@ class Generation:
         else:
             self._observer.next_token(now - times.last_token, self.request.adapter)
         times.last_token = now
-
-    def _finish(self, reason: str) -> None:
-        self.finish_reason = reason
-        self._observer.finished(self)
 
 
 class TextGenerator:
@@ -325,33 +362,18 @@ async def _deadline(seconds: float | None) -> AsyncIterator[None]:
         raise DeadlineExceeded(f"The request took longer than {seconds:g} seconds") from None
 
 
-async def interleave(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Piece], None]:
-    """The pieces of several generations as they come, each with its generation's index. The first error ends all."""
+async def run_all(
+    generations: Sequence[Generation], on_piece: Callable[[int, Piece], object] = lambda index, piece: None
+) -> None:
+    """All of them at once, as `Generation.run`; `on_piece` is also given the generation's index. The first error ends
+    all."""
     if len(generations) == 1:
-        async with aclosing(generations[0].pieces()) as pieces:
-            async for piece in pieces:
-                yield 0, piece
+        await generations[0].run(partial(on_piece, 0))
         return
-    queue: asyncio.Queue[tuple[int, Piece | Exception]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_forward(index, one, queue)) for index, one in enumerate(generations)]
+    tasks = [asyncio.create_task(one.run(partial(on_piece, index))) for index, one in enumerate(generations)]
     try:
-        unfinished = len(tasks)
-        while unfinished:
-            index, piece_or_error = await queue.get()
-            if isinstance(piece_or_error, Exception):
-                raise piece_or_error
-            yield index, piece_or_error
-            unfinished -= piece_or_error.finish != ""
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _forward(index: int, generation: Generation, queue: asyncio.Queue[tuple[int, Piece | Exception]]) -> None:
-    try:
-        async with aclosing(generation.pieces()) as pieces:
-            async for piece in pieces:
-                queue.put_nowait((index, piece))
-    except Exception as error:
-        queue.put_nowait((index, error))

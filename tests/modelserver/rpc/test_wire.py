@@ -72,8 +72,27 @@ def run(loop: EngineLoop) -> None:
         loop.run()
 
 
+class Receiver:
+    """Collects a request's tokens."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Token] = []
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def take(self, token: Token) -> None:
+        self.tokens.append(token)
+        if token.finish:
+            self.ended.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        self.ended.set_exception(error)
+
+
 async def collect(engine: RemoteEngine, request: EngineRequest) -> list[Token]:
-    return [token async for token in engine.generate(request)]
+    receiver = Receiver()
+    engine.submit(request, receiver)
+    await receiver.ended
+    return receiver.tokens
 
 
 async def test_tokens_arrive_in_order_with_their_reason(wire: Wire):
@@ -128,14 +147,14 @@ async def test_two_clients_share_an_engine_without_mixing(wire: Wire):
 async def test_leaving_early_aborts_and_so_does_losing_the_client(wire: Wire):
     wire.executor.gate.clear()
     engine = await wire.client()
-    tokens = engine.generate(EngineRequest([1], 900))
-    waiting = asyncio.create_task(anext(tokens))
+    receiver = Receiver()
+    leave = engine.submit(EngineRequest([1], 900), receiver)
     await until(lambda: len(wire.loop.scheduler) == 1)
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
+    leave()
     wire.executor.gate.set()
     await until(lambda: not len(wire.loop.scheduler))
     assert len(wire.executor.plans) < 900
+    assert not receiver.tokens
     running = asyncio.create_task(collect(engine, EngineRequest([1], 900)))
     await until(lambda: len(wire.loop.scheduler) == 1)
     await engine.disconnect(EngineUnavailable("bye"))

@@ -11,7 +11,7 @@ from front import FakeEngine, until, write_model_folder
 
 from textgen_server.errors import GenerationError, IncompleteGeneration, InvalidRequest, Overloaded, TemplateError
 from textgen_server.settings import ServerOptions
-from textgen_server.text.generation import Generation, Piece, TextGenerator, interleave
+from textgen_server.text.generation import Generation, Piece, TextGenerator, run_all
 from textgen_server.text.prompt import Chat, PromptEncoder
 from textgen_server.text.request import GenerationRequest
 
@@ -198,20 +198,35 @@ async def test_places_are_all_or_nothing(world: World) -> None:
     assert ("failed", "overloaded") in world.observer.heard
 
 
-async def test_interleaved_generations_are_all_complete(world: World) -> None:
+async def test_generations_run_together_until_all_are_complete(world: World) -> None:
     requests = [GenerationRequest(prompt="hello", max_new_tokens=length) for length in (1, 4, 2)]
-    counts = [0, 0, 0]
-    async with world.generator.begin(requests) as generations, aclosing(interleave(generations)) as pieces:
-        async for index, _ in pieces:
-            counts[index] += 1
-    assert counts == [1, 4, 2]
+    indices: list[int] = []
+    async with world.generator.begin(requests) as generations:
+        await run_all(generations, lambda index, piece: indices.append(index))
+    assert [indices.count(index) for index in range(3)] == [1, 4, 2]
+    assert indices != sorted(indices)
     assert world.idle
 
 
-async def test_leaving_interleaved_generations_aborts_all(world: World) -> None:
+async def test_leaving_generations_aborts_all(world: World) -> None:
     world.engine.hang_after = 1
     async with world.generator.begin([GenerationRequest(prompt="a")] * 3) as generations:
-        async with aclosing(interleave(generations)) as pieces:
-            await anext(pieces)
+        running = asyncio.create_task(run_all(generations, lambda index, piece: None))
+        await until(lambda: world.engine.delivered == 3)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
         assert world.engine.running == 0
     assert world.engine.aborted == 3
+
+
+async def test_what_goes_wrong_with_a_piece_ends_its_generation_alone(world: World) -> None:
+    def refuse(piece: Piece) -> None:
+        raise ValueError("this piece is not wanted")
+
+    async with world.generator.begin([GenerationRequest(prompt="a")] * 2) as [first, second]:
+        with pytest.raises(ValueError, match="not wanted"):
+            await first.run(refuse)
+        await second.run(lambda piece: None)
+    assert second.text == TEXT
+    assert world.engine.aborted == 1
+    assert world.observer.heard.count(("finished", "eos_token")) == 1

@@ -6,7 +6,6 @@ have one element for each prompt, in the order of the prompts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from textgen_server.api.predictor.tensors import BYTES, Tensor
 from textgen_server.api.schemas.kserve import KServeParameters
 from textgen_server.api.state import ServerContext
 from textgen_server.errors import InvalidRequest
-from textgen_server.text.generation import Generation, interleave
+from textgen_server.text.generation import Generation, run_all
 from textgen_server.text.request import GenerationRequest
 
 INPUT = "text_input"
@@ -141,10 +140,9 @@ def read(inputs: Sequence[Tensor], parameters: Mapping[str, Any], outputs: Seque
 
 
 async def run(requests: Sequence[GenerationRequest], context: ServerContext) -> list[Generation]:
-    """Generate to the end. Raises what `TextGenerator.begin` and `Generation.pieces` raise."""
-    async with context.generator.begin(requests) as generations, aclosing(interleave(generations)) as pieces:
-        async for _ in pieces:
-            pass
+    """Generate to the end. Raises what `TextGenerator.begin` and `Generation.run` raise."""
+    async with context.generator.begin(requests) as generations:
+        await run_all(generations)
     return generations
 
 

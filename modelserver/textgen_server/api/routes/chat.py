@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: OpenAI's conversation, written as a prompt by the model's chat template."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -25,7 +25,7 @@ from textgen_server.api.schemas.chat import (
 from textgen_server.api.schemas.openai import FinishReason
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
-from textgen_server.text.generation import Generation, Piece, interleave
+from textgen_server.text.generation import Generation, Piece, run_all
 from textgen_server.text.request import GenerationRequest
 from textgen_server.text.tools.calls import Answer, CallDelta, Delta, TextDelta
 from textgen_server.text.tools.parser import CallParser
@@ -42,16 +42,19 @@ async def chat_completions(body: ChatCompletionRequest, request: Request, contex
     if not body.stream:
         return await while_connected(request, _complete(body, requests, context))
     headers = {"x-compute-type": context.compute_type}
-    return EventStream(_events(body, requests, context, headers), headers, OPENAI)
+    return EventStream(partial(_produce, body, requests, context, headers), headers, OPENAI)
 
 
 async def _complete(body: ChatCompletionRequest, requests: list[GenerationRequest], context: ServerContext) -> Response:
-    async with context.generator.begin(requests) as generations, aclosing(interleave(generations)) as pieces:
+    async with context.generator.begin(requests) as generations:
         messages = [_Message(generation, body, context) for generation in generations]
         answers = [Answer() for _ in generations]
-        async for index, piece in pieces:
+
+        def add_piece(index: int, piece: Piece) -> None:
             for delta in messages[index].push(piece):
                 answers[index].add(delta)
+
+        await run_all(generations, add_piece)
     reply = ChatCompletionReply(
         **envelope("chatcmpl", "chat.completion", requests[0].adapter or context.models.base),
         choices=[
@@ -63,9 +66,13 @@ async def _complete(body: ChatCompletionRequest, requests: list[GenerationReques
     return Response(reply.to_json(), headers=headers, media_type="application/json")
 
 
-async def _events(
-    body: ChatCompletionRequest, requests: list[GenerationRequest], context: ServerContext, headers: dict[str, str]
-) -> AsyncGenerator[bytes, None]:
+async def _produce(
+    body: ChatCompletionRequest,
+    requests: list[GenerationRequest],
+    context: ServerContext,
+    headers: dict[str, str],
+    send: Callable[[bytes], None],
+) -> None:
     model = requests[0].adapter or context.models.base
     chunks = ChunkWriter(envelope("chatcmpl", "chat.completion.chunk", model), body.includes_usage)
     async with context.generator.begin(requests) as generations:
@@ -73,16 +80,13 @@ async def _events(
         writers = [
             _ChoiceWriter(index, _Message(generation, body, context)) for index, generation in enumerate(generations)
         ]
-        unfinished = len(generations)
-        async with aclosing(interleave(generations)) as pieces:
-            async for index, piece in pieces:
-                event = b"".join([chunks.chunk(choice) for choice in writers[index].write(piece)])
-                if piece.finish:
-                    unfinished -= 1
-                    if not unfinished:
-                        event += chunks.end(usage(generations, body.choices))
-                if event:
-                    yield event
+
+        def send_piece(index: int, piece: Piece) -> None:
+            if event := b"".join([chunks.chunk(choice) for choice in writers[index].write(piece)]):
+                send(event)
+
+        await run_all(generations, send_piece)
+        send(chunks.end(usage(generations, body.choices)))
 
 
 class _Message:

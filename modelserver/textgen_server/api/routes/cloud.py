@@ -1,6 +1,5 @@
 """The routes by which clouds call a container: Amazon SageMaker's /ping and /invocations, Vertex AI's /vertex."""
 
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from textgen_server.api.schemas.tgi import (
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import while_connected
 from textgen_server.errors import InvalidRequest
-from textgen_server.text.generation import Generation, interleave
+from textgen_server.text.generation import Generation, run_all
 from textgen_server.text.request import GenerationRequest
 
 router = APIRouter(tags=["Clouds"], route_class=JsonRoute)
@@ -115,9 +114,8 @@ async def vertex(body: VertexRequest, request: Request, context: Context) -> Res
 async def _predict(body: VertexRequest, context: ServerContext) -> Response:
     samples = [_samples(instance, context) for instance in body.instances]
     requests = [request for each in samples for request in each]
-    async with context.generator.begin(requests) as generations, aclosing(interleave(generations)) as pieces:
-        async for _ in pieces:
-            pass
+    async with context.generator.begin(requests) as generations:
+        await run_all(generations)
     left = iter(generations)
     predictions = []
     for instance, each in zip(body.instances, samples, strict=True):

@@ -1,7 +1,7 @@
 """POST /v1/completions: OpenAI's plain completion of one or several prompts."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
@@ -21,7 +21,7 @@ from textgen_server.api.schemas.completions import (
 from textgen_server.api.schemas.openai import FinishReason
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
-from textgen_server.text.generation import Generation, Piece, interleave
+from textgen_server.text.generation import Generation, Piece, run_all
 from textgen_server.text.request import GenerationRequest
 from textgen_server.text.tokenizer import Tokenizer
 
@@ -35,14 +35,13 @@ async def completions(body: CompletionRequest, request: Request, context: Contex
     if not body.stream:
         return await while_connected(request, _complete(body, requests, context))
     headers = {"x-compute-type": context.compute_type}
-    return EventStream(_events(body, requests, context, headers), headers, OPENAI)
+    return EventStream(partial(_produce, body, requests, context, headers), headers, OPENAI)
 
 
 async def _complete(body: CompletionRequest, requests: list[GenerationRequest], context: ServerContext) -> Response:
-    async with context.generator.begin(requests) as generations, aclosing(interleave(generations)) as pieces:
+    async with context.generator.begin(requests) as generations:
         candidates = [_Candidate(generation, body, context.encoder.tokenizer) for generation in generations]
-        async for index, piece in pieces:
-            candidates[index].add(piece)
+        await run_all(generations, lambda index, piece: candidates[index].add(piece))
     chosen = _best(candidates, body)
     reply = CompletionReply(
         **envelope("cmpl", "text_completion", requests[0].adapter or context.models.base),
@@ -53,25 +52,26 @@ async def _complete(body: CompletionRequest, requests: list[GenerationRequest], 
     return Response(reply.to_json(), headers=headers, media_type="application/json")
 
 
-async def _events(
-    body: CompletionRequest, requests: list[GenerationRequest], context: ServerContext, headers: dict[str, str]
-) -> AsyncGenerator[bytes, None]:
+async def _produce(
+    body: CompletionRequest,
+    requests: list[GenerationRequest],
+    context: ServerContext,
+    headers: dict[str, str],
+    send: Callable[[bytes], None],
+) -> None:
     model = requests[0].adapter or context.models.base
     chunks = ChunkWriter(envelope("cmpl", "text_completion", model), body.includes_usage)
     async with context.generator.begin(requests) as generations:
         headers["x-compute-characters"] = compute_characters(generations)
         candidates = [_Candidate(generation, body, context.encoder.tokenizer) for generation in generations]
-        unfinished = len(generations)
-        async with aclosing(interleave(generations)) as pieces:
-            async for index, piece in pieces:
-                text = candidates[index].add(piece)
-                event = chunks.chunk(candidates[index].json(index, text)) if text or piece.finish else b""
-                if piece.finish:
-                    unfinished -= 1
-                    if not unfinished:
-                        event += chunks.end(usage(generations, body.candidates, body.only_echoes))
-                if event:
-                    yield event
+
+        def send_piece(index: int, piece: Piece) -> None:
+            text = candidates[index].add(piece)
+            if text or piece.finish:
+                send(chunks.chunk(candidates[index].json(index, text)))
+
+        await run_all(generations, send_piece)
+        send(chunks.end(usage(generations, body.candidates, body.only_echoes)))
 
 
 class _Candidate:

@@ -1,7 +1,7 @@
 """TGI's routes that generate: POST /generate, /generate_stream and /."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,7 +21,7 @@ from textgen_server.api.schemas.tgi import (
 )
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
-from textgen_server.text.generation import Generation, Piece, interleave
+from textgen_server.text.generation import Generation, Piece, run_all
 from textgen_server.text.tokenizer import Tokenizer
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -91,9 +91,7 @@ async def _complete(body: GenerateRequest, context: ServerContext, full_text: bo
 async def _collect(generations: list[Generation]) -> list[tuple[Generation, list[Piece]]]:
     """All generations to their ends, with their pieces."""
     sequences: list[tuple[Generation, list[Piece]]] = [(generation, []) for generation in generations]
-    async with aclosing(interleave(generations)) as stream:
-        async for index, piece in stream:
-            sequences[index][1].append(piece)
+    await run_all(generations, lambda index, piece: sequences[index][1].append(piece))
     return sequences
 
 
@@ -131,22 +129,28 @@ def _alternatives(piece: Piece, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 
 def _stream(body: GenerateRequest, context: ServerContext, full_text: bool) -> EventStream:
     headers = {"x-compute-type": context.compute_type}
-    return EventStream(_events(body, context, full_text, headers), headers, TGI)
+    return EventStream(partial(_produce, body, context, full_text, headers), headers, TGI)
 
 
-async def _events(
-    body: GenerateRequest, context: ServerContext, full_text: bool, headers: dict[str, str]
-) -> AsyncGenerator[bytes, None]:
+async def _produce(
+    body: GenerateRequest,
+    context: ServerContext,
+    full_text: bool,
+    headers: dict[str, str],
+    send: Callable[[bytes], None],
+) -> None:
     request = body.to_generation(context.models, stream=True)
     async with context.generator.begin([request]) as [generation]:
         headers["x-compute-characters"] = compute_characters([generation])
-        async with aclosing(generation.pieces()) as pieces:
-            async for piece in pieces:
-                event = _event(piece, generation, context.encoder.tokenizer)
-                if piece.finish:
-                    event["generated_text"] = body.inputs + generation.text if full_text else generation.text
-                    event["details"] = _stream_details(generation) if body.wants_stream_details else None
-                yield b"data: " + orjson.dumps(event) + b"\n\n"
+
+        def send_piece(piece: Piece) -> None:
+            event = _event(piece, generation, context.encoder.tokenizer)
+            if piece.finish:
+                event["generated_text"] = body.inputs + generation.text if full_text else generation.text
+                event["details"] = _stream_details(generation) if body.wants_stream_details else None
+            send(b"data: " + orjson.dumps(event) + b"\n\n")
+
+        await generation.run(send_piece)
 
 
 def _event(piece: Piece, generation: Generation, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Triton's generate extension of the Open Inference Protocol: /v2/models/{model_name}/generate and generate_stream."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -23,7 +24,7 @@ from textgen_server.api.schemas.kserve import (
 from textgen_server.api.schemas.tgi import TokenReply
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
-from textgen_server.text.generation import Generation, Piece, interleave
+from textgen_server.text.generation import Generation, Piece, run_all
 from textgen_server.text.request import GenerationRequest
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -57,7 +58,7 @@ async def generate_text(
 async def generate_text_stream(model_name: ModelName, body: GenerateTextRequest, context: Context) -> Response:
     """Continue a prompt; what each token adds to the text is sent as it comes, in a server-sent event."""
     headers = {"x-compute-type": context.compute_type}
-    return EventStream(_events(model_name, body, context, headers), headers, GENERATE)
+    return EventStream(partial(_produce, model_name, body, context, headers), headers, GENERATE)
 
 
 def _request(
@@ -69,13 +70,9 @@ def _request(
 
 async def _complete(model_name: str, body: GenerateTextRequest, context: ServerContext) -> Response:
     request = _request(model_name, body, context)
-    tokens: dict[int, list[Piece]] = {}
-    async with (
-        context.generator.begin(samples(request, context)) as generations,
-        aclosing(interleave(generations)) as pieces,
-    ):
-        async for index, piece in pieces:
-            tokens.setdefault(index, []).append(piece)
+    tokens: defaultdict[int, list[Piece]] = defaultdict(list)
+    async with context.generator.begin(samples(request, context)) as generations:
+        await run_all(generations, lambda index, piece: tokens[index].append(piece))
     (best,) = likeliest(generations)
     reply = GenerateTextReply(model_name=model_name, text_output=full_text(best, body.asked))
     if body.id is not None:
@@ -95,20 +92,27 @@ def _token(piece: Piece) -> dict[str, Any]:
     return {"id": piece.id, "text": piece.text, "logprob": piece.logprob, "special": piece.special}
 
 
-async def _events(
-    model_name: str, body: GenerateTextRequest, context: ServerContext, headers: dict[str, str]
-) -> AsyncGenerator[bytes, None]:
+async def _produce(
+    model_name: str,
+    body: GenerateTextRequest,
+    context: ServerContext,
+    headers: dict[str, str],
+    send: Callable[[bytes], None],
+) -> None:
     request = _request(model_name, body, context, stream=True)
     head = {"model_name": model_name} if body.id is None else {"id": body.id, "model_name": model_name}
     prompt = body.text_input if body.asked.wants_full_text() else ""
     details = bool(body.asked.details)
-    async with context.generator.begin([request]) as generations:
-        headers["x-compute-characters"] = compute_characters(generations)
-        async with aclosing(generations[0].pieces()) as pieces:
-            async for piece in pieces:
-                if piece.delta or piece.finish or details:
-                    yield _event(head, prompt + piece.delta, piece if details else None)
-                    prompt = ""
+    async with context.generator.begin([request]) as [generation]:
+        headers["x-compute-characters"] = compute_characters([generation])
+
+        def send_piece(piece: Piece) -> None:
+            nonlocal prompt
+            if piece.delta or piece.finish or details:
+                send(_event(head, prompt + piece.delta, piece if details else None))
+                prompt = ""
+
+        await generation.run(send_piece)
 
 
 def _event(head: dict[str, str], text: str, piece: Piece | None) -> bytes:
