@@ -191,6 +191,8 @@ async def _serve(orders: Orders, muscle: _Muscle) -> int:
 
 
 def _grammars(orders: Orders, vocab_size: int) -> GrammarCompiler | None:
+    if orders.options.disable_grammar_support:
+        return None
     tokenizer = Tokenizer.load(orders.folder, orders.options.tokenizer_config_path)
     # Without an end-of-sequence token, some other that is no text stands for the end.
     ends = tokenizer.eos_ids or sorted(tokenizer.special_ids)[:1]
