@@ -205,6 +205,11 @@ class GenerationRequest:
         seeds = [self.seed, *(None if self.seed is None else _derived(self.seed, i) for i in range(1, count))]
         return [replace(self, seed=seed) for seed in seeds]
 
+    def best_of_samples(self, most: int) -> list["GenerationRequest"]:
+        """As many samples as `best_of` says, but never so many that making them is work: one more than `most`, the
+        limit, is enough for `check` to refuse them."""
+        return self.samples(min(self.best_of or 1, most + 1))
+
     @property
     def _samples(self) -> bool:
         """TGI's rule: any parameter that shapes the distribution turns sampling on; its neutral value does not."""

@@ -224,6 +224,13 @@ async def test_best_of_takes_a_place_for_each_sequence(make_front: Callable[...,
         assert (await front.post("/generate", asked)).status_code == 429
 
 
+async def test_a_huge_best_of_is_refused_at_once(front: Front) -> None:
+    async with asyncio.timeout(1):
+        response = await front.post("/generate", body(best_of=10**12, do_sample=True))
+    assert response.status_code == 422
+    assert "`best_of` must be > 0 and <= 2" in response.json()["error"]
+
+
 async def test_best_of_one_has_no_other_sequences(front: Front) -> None:
     for count in (0, 1):
         details = (await front.post("/generate", body(best_of=count, details=True))).json()["details"]

@@ -81,7 +81,7 @@ class Inference:
         check_batch(len(texts), "inputs", context)
         make = self.parameters.to_generation
         requests = [make(text, "inputs", adapter, context.models, stream) for text in texts]
-        return [sample for request in requests for sample in samples(request, context)]
+        return samples(requests, context)
 
     def results(self, generations: Sequence[Generation]) -> list[Tensor]:
         """The outputs that are wanted. `generations` come from `requests`."""
@@ -146,9 +146,10 @@ async def run(requests: Sequence[GenerationRequest], context: ServerContext) -> 
     return generations
 
 
-def samples(request: GenerationRequest, context: ServerContext) -> list[GenerationRequest]:
-    """`request`, `best_of` times; not so often that counting them is work, because `begin` will refuse too many."""
-    return request.samples(min(request.best_of or 1, context.settings.max_best_of + 1))
+def samples(requests: Sequence[GenerationRequest], context: ServerContext) -> list[GenerationRequest]:
+    """Each of `requests`, `best_of` times. `likeliest` finds their way back."""
+    most = context.settings.max_best_of
+    return [sample for request in requests for sample in request.best_of_samples(most)]
 
 
 def likeliest(generations: Sequence[Generation]) -> list[Generation]:

@@ -130,7 +130,7 @@ def _samples(instance: GenerateRequest | ChatCompletionRequest, context: ServerC
     request = instance.to_generation(context.models)
     if instance.parameters is None or instance.parameters.do_sample is None:
         request = replace(request, do_sample=True)
-    return request.samples(request.best_of or 1)
+    return request.best_of_samples(context.settings.max_best_of)
 
 
 def _prediction(instance: GenerateRequest | ChatCompletionRequest, generation: Generation) -> str:

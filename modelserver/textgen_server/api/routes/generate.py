@@ -72,7 +72,7 @@ async def compat_generate(body: CompatGenerateRequest, request: Request, context
 async def _complete(body: GenerateRequest, context: ServerContext, full_text: bool, in_array: bool = False) -> Response:
     request = body.to_generation(context.models)
     tokenizer, prompt = context.encoder.tokenizer, body.inputs if full_text else ""
-    async with context.generator.begin(request.samples(request.best_of or 1)) as generations:
+    async with context.generator.begin(request.best_of_samples(context.settings.max_best_of)) as generations:
         sequences = await _collect(generations)
     best = max(sequences, key=lambda sequence: sequence[0].mean_logprob)
     reply = GenerateReply(generated_text=prompt + best[0].text)

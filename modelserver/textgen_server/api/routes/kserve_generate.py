@@ -71,7 +71,7 @@ def _request(
 async def _complete(model_name: str, body: GenerateTextRequest, context: ServerContext) -> Response:
     request = _request(model_name, body, context)
     tokens: defaultdict[int, list[Piece]] = defaultdict(list)
-    async with context.generator.begin(samples(request, context)) as generations:
+    async with context.generator.begin(samples([request], context)) as generations:
         await run_all(generations, lambda index, piece: tokens[index].append(piece))
     (best,) = likeliest(generations)
     reply = GenerateTextReply(model_name=model_name, text_output=full_text(best, body.asked))

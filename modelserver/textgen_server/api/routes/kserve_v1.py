@@ -26,7 +26,7 @@ async def _predict(model_name: str, body: PredictRequest, context: ServerContext
     check_batch(len(body.instances), "instances", context)
     parameters = [each.parameters or body.parameters or KServeParameters() for each in body.instances]
     requests = _requests(model_name, body, parameters, context)
-    generations = await run([sample for request in requests for sample in samples(request, context)], context)
+    generations = await run(samples(requests, context), context)
     best = likeliest(generations)
     reply = PredictReply(predictions=[full_text(one, asked) for one, asked in zip(best, parameters, strict=True)])
     headers = reply_headers(context.compute_type, generations)
