@@ -73,7 +73,9 @@ class EventStream(Response):
             writer.close()
 
     def _head(self) -> dict[str, Any]:
-        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **self._extra_headers})
+        # Server-sent events are always UTF-8; clients compare the type as a whole.
+        fixed = {"content-type": self.media_type, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        self.init_headers({**fixed, **self._extra_headers})
         return {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
 
     async def _reply(self, writer: "_EventWriter") -> None:

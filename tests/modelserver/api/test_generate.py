@@ -117,7 +117,7 @@ async def test_the_root_route_wraps_the_reply_in_an_array_and_the_prompt_in_the_
 
 async def test_the_root_route_streams_on_demand(front: Front) -> None:
     response = await front.post("/", body() | {"stream": True})
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["content-type"] == "text/event-stream"
     assert events(response)[-1]["generated_text"] == PROMPT + TEXT
 
 

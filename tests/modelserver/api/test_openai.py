@@ -67,7 +67,7 @@ async def test_a_streamed_completion(front: Front) -> None:
     response = await front.post(COMPLETIONS, request(COMPLETIONS, stream=True))
     *chunks, done = events(response)
     assert done == "[DONE]"
-    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["content-type"] == "text/event-stream"
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == TEXT
