@@ -276,6 +276,17 @@ async def test_a_stream_adds_up_to_the_text(stub: Any) -> None:
     assert names[-1][1:] == ["finish_reason", "cumulative_logprob", "num_input_tokens", "num_output_tokens"]
 
 
+async def test_a_stream_has_the_outputs_that_are_asked_for(stub: Any) -> None:
+    wanted = pb.ModelInferRequest.InferRequestedOutputTensor
+    counted = await streamed(stub, request(outputs=[wanted(name="num_output_tokens")]))
+    assert [[output.name for output in message.infer_response.outputs] for message in counted] == [
+        ["num_output_tokens"]
+    ]
+    named = await streamed(stub, request(outputs=[wanted(name="mine")]))
+    assert {output.name for message in named for output in message.infer_response.outputs} == {"mine"}
+    assert "".join(text for message in named for text in texts(message.infer_response)) == TEXT
+
+
 async def test_requests_of_a_stream_are_answered_side_by_side(front: Front, stub: Any) -> None:
     front.engine.pace = 0.01
     wrong = request(id="wrong", parameters=parameters(top_k=0))

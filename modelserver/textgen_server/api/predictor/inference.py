@@ -1,5 +1,5 @@
-"""Infer requests, whichever way they came: tensors to generations, generations to tensors. Used by routes/kserve.py
-for HTTP and by service.py for gRPC.
+"""Infer requests, whichever way they came: tensors to generations, generations to tensors. Used by
+routes/kserve_infer.py for HTTP and by service.py for gRPC.
 
 A tensor with the name of a parameter gives that parameter, as Triton's clients do it; all others hold prompts. Outputs
 have one element for each prompt, in the order of the prompts.
@@ -88,9 +88,24 @@ class Inference:
         best = likeliest(generations)
         if self.is_labelled:
             return list(self._labelled([self.text(generation) for generation in best]))
-        shape = self.prompts[0].shape if len(self.prompts) == 1 and not self.prompts[0].is_spelled else (len(best),)
-        wanted = self.outputs or OUTPUTS
+        shape, wanted = self._shape(len(best)), self.outputs or OUTPUTS
         return [Tensor(name, OUTPUTS[name], shape, [self._value(name, each) for each in best]) for name in wanted]
+
+    def addition(self, text: str) -> list[Tensor]:
+        """The text output of one message of a stream, which has one prompt; nothing where it is not wanted."""
+        if self.is_labelled:
+            return list(self._labelled([text]))
+        return [Tensor(TEXT, BYTES, self._shape(1), [text])] if TEXT in (self.outputs or OUTPUTS) else []
+
+    def ending(self, text: str, generation: Generation) -> list[Tensor]:
+        """The outputs of the last message of a stream."""
+        rest = [] if self.is_labelled else [each for each in self.results([generation]) if each.name != TEXT]
+        return self.addition(text) + rest
+
+    def _shape(self, texts: int) -> tuple[int, ...]:
+        """Of outputs with an element for each text: that of the prompts, if they are in one tensor."""
+        first, *others = self.prompts
+        return (texts,) if others or first.is_spelled else first.shape
 
     def _labelled(self, texts: list[str]) -> Iterator[Tensor]:
         start = 0

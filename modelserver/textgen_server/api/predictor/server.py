@@ -16,7 +16,7 @@ from textgen_server.api.state import ServerContext
 from textgen_server.errors import StartupError
 from textgen_server.tls import Certificate
 
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 1.0  # for what is left after draining: streams that wait, and those who watch
 HEALTH_SECONDS = 0.5  # how late those hear of a change who watch the health service
 
 

@@ -10,7 +10,7 @@ from textgen_server.api.errors import problem_of
 from textgen_server.api.predictor import inference, metadata, open_inference_pb2_grpc
 from textgen_server.api.predictor import open_inference_pb2 as pb
 from textgen_server.api.predictor.guard import Metadata, recorded
-from textgen_server.api.predictor.inference import TEXT, Inference, shown_prompt
+from textgen_server.api.predictor.inference import Inference, shown_prompt
 from textgen_server.api.predictor.tensors import BYTES, Tensor, check_datatype, pack, unpack
 from textgen_server.api.state import ServerContext
 from textgen_server.errors import InvalidRequest, TextgenError
@@ -111,16 +111,14 @@ class InferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         requests = asked.requests(request.model_name, self._context, stream=True)
         if len(requests) != 1:
             raise InvalidRequest("`inputs` of a streamed request must have one prompt: set `stream` to false", "inputs")
-        (tensor,) = asked.prompts
-        async with self._context.generator.begin(requests) as generations, aclosing(generations[0].pieces()) as pieces:
-            head = shown_prompt(generations[0], asked.parameters)
+        async with self._context.generator.begin(requests) as [generation], aclosing(generation.pieces()) as pieces:
+            head = shown_prompt(generation, asked.parameters)
             async for piece in pieces:
                 text, head = head + piece.delta, ""
                 if piece.finish:
-                    rest = [each for each in asked.results(generations) if each.name != TEXT]
-                    yield _marked(_response(request, [Tensor(TEXT, BYTES, tensor.shape, [text]), *rest]), True)
-                elif text:
-                    yield _marked(_response(request, [Tensor(TEXT, BYTES, tensor.shape, [text])]), False)
+                    yield _marked(_response(request, asked.ending(text, generation)), True)
+                elif text and (outputs := asked.addition(text)):
+                    yield _marked(_response(request, outputs), False)
 
 
 def _read(request: pb.ModelInferRequest) -> Inference:
