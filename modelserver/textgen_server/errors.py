@@ -3,6 +3,7 @@
     TextgenError
     ├── RequestError               the client's request cannot be served as it is
     │   ├── InvalidRequest         a value is wrong                                  422 validation
+    │   │   └── ContextExceeded    the prompt, or what is asked for, is too long     422 validation
     │   ├── TemplateError          the chat template failed or is missing            422 template_error
     │   ├── ModelNotFound          no such model or adapter is served                404 model_not_found
     │   ├── AdapterInUse           an adapter that requests use cannot go            409 adapter_in_use
@@ -64,6 +65,10 @@ class InvalidRequest(RequestError):
     @property
     def message(self) -> str:
         return f"Input validation error: {self}"
+
+
+class ContextExceeded(InvalidRequest):
+    """There are more tokens than the model or the server takes. OpenAI's clients look for its own `code`."""
 
 
 class TemplateError(RequestError):

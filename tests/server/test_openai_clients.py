@@ -70,7 +70,7 @@ def test_errors_are_the_sdks_own(client):
     tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"not": {}}}}}}
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=MODEL, messages=ASK, tools=[tool])
-    assert caught.value.param == "tools"
+    assert caught.value.param == "tools[0].function.parameters"
     with pytest.raises(openai.BadRequestError), client.chat.completions.stream(model=MODEL, messages=[]) as stream:
         stream.until_done()
 

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from textgen_server.errors import (
+    ContextExceeded,
     DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
@@ -50,6 +51,7 @@ class Problem:
         status: TGI's HTTP status.
         error_type: TGI's word for it.
         param: the field that is wrong, where one is.
+        code: OpenAI's word for it, where that is not `error_type`.
     """
 
     status: int
@@ -57,6 +59,7 @@ class Problem:
     error_type: str
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: str | None = None
 
 
 class Surface(ABC):
@@ -92,7 +95,7 @@ class OpenAiSurface(Surface):
     def body(self, problem: Problem) -> dict[str, Any]:
         status = self.status(problem)
         type = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        code = None if problem.error_type == "validation" else problem.error_type
+        code = problem.code if problem.error_type == "validation" else problem.error_type
         return {"error": {"message": problem.message, "type": type, "param": problem.param, "code": code}}
 
     def event(self, problem: Problem) -> bytes:
@@ -179,7 +182,8 @@ def _ours(error: TextgenError) -> Problem:
             headers["x-should-retry"] = "false"
         case InvalidRequest() | ModelNotFound():
             param = error.field
-    return Problem(error.http_status, error.message, error.error_type, param, headers)
+    code = "context_length_exceeded" if isinstance(error, ContextExceeded) else None
+    return Problem(error.http_status, error.message, error.error_type, param, headers, code)
 
 
 def _schema_violation(error: RequestValidationError) -> Problem:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from textgen_server.errors import InvalidRequest
+from textgen_server.errors import ContextExceeded, InvalidRequest
 from textgen_server.sampling import Grammar, SamplingParams
 from textgen_server.text.prompt import Prompt
 
@@ -161,7 +161,8 @@ class GenerationRequest:
         """How many tokens to generate at most after a prompt of `prompt_tokens`.
 
         Raises:
-            InvalidRequest: the prompt is empty or too long, alone or together with what is to be generated.
+            InvalidRequest: the prompt is empty.
+            ContextExceeded: it is too long, alone or together with what is to be generated.
         """
         inputs, total = self.dialect.inputs, limits.max_total_tokens
         if prompt_tokens == 0:
@@ -170,13 +171,13 @@ class GenerationRequest:
         asked = max(room, 0) if self.max_new_tokens is None else self.max_new_tokens
         if min(asked, _CHECKED_NEW_TOKENS) > room:
             name = self.dialect.max_new_tokens
-            raise InvalidRequest(
+            raise ContextExceeded(
                 f"`{inputs}` tokens + `{name}` must be <= {total}. "
                 f"Given: {prompt_tokens} `{inputs}` tokens and {asked} `{name}`",
                 name,
             )
         if prompt_tokens > limits.max_input_tokens:
-            raise InvalidRequest(
+            raise ContextExceeded(
                 f"`{inputs}` must have less than {limits.max_input_tokens} tokens. Given: {prompt_tokens}", inputs
             )
         return min(asked, room)

@@ -302,3 +302,10 @@ async def test_an_adapter_is_asked_for_by_its_name(front: Front, path: str, stre
     response = await front.post(path, request(path, model="french", stream=stream))
     assert front.engine.requests[0].adapter == "french"
     assert (events(response)[0] if stream else response.json())["model"] == "french"
+
+
+@pytest.mark.parametrize("fields", [{"max_tokens": 1000}, {"prompt": "hello " * 300}])
+async def test_too_many_tokens_have_openais_code(front: Front, fields: dict[str, Any]) -> None:
+    response = await front.post(COMPLETIONS, request(COMPLETIONS, **fields))
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"

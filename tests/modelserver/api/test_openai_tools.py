@@ -273,8 +273,16 @@ def tool(**function: Any) -> dict[str, Any]:
         ({"tools": [tool(), tool()]}, "tools[1].function.name", "twice"),
         ({"tools": [tool(parameters={"type": "array"})]}, "tools[0].function.parameters", "object"),
         ({"tools": [tool(parameters=5)]}, "tools[0].function.parameters", "dictionary"),
-        ({"tools": [tool(parameters={"properties": {"x": {"not": {}}}})]}, "tools", '"not" cannot be enforced'),
-        ({"tools": [tool(parameters={"properties": {"x": {"type": "text"}}})]}, "tools", "text"),
+        (
+            {"tools": [*TOOLS, tool(parameters={"properties": {"x": {"not": {}}}})]},
+            "tools[2].function.parameters",
+            '"not" cannot be enforced',
+        ),
+        (
+            {"tools": [tool(parameters={"properties": {"x": {"type": "text"}}})]},
+            "tools[0].function.parameters",
+            "Invalid type: text",
+        ),
         ({"tool_choice": "get_rain"}, "tool_choice", "`get_weather`, `get_time`"),
         ({"tool_choice": {"type": "function", "function": {"name": "get_rain"}}}, "tool_choice", "get_rain"),
         ({"tool_choice": {"type": "function"}}, "tool_choice", "must be"),

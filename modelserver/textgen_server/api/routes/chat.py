@@ -1,6 +1,7 @@
 """POST /v1/chat/completions: OpenAI's conversation, written as a prompt by the model's chat template."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from textgen_server.api.routes.body import JsonRoute
 from textgen_server.api.routes.logprobs import PlacedPieces, chat_logprobs
 from textgen_server.api.routes.openai import ERRORS, ChunkWriter, envelope, events_of, finish_reason, usage
 from textgen_server.api.schemas.chat import (
+    TOOLS,
     ChatChoice,
     ChatCompletionChunk,
     ChatCompletionReply,
@@ -25,6 +27,7 @@ from textgen_server.api.schemas.chat import (
 from textgen_server.api.schemas.openai import FinishReason
 from textgen_server.api.state import Context, ServerContext, refuse_while_draining
 from textgen_server.api.streaming import EventStream, while_connected
+from textgen_server.errors import InvalidRequest
 from textgen_server.text.generation import Generation, Piece, run_all
 from textgen_server.text.request import GenerationRequest
 from textgen_server.text.tools.calls import Answer, CallDelta, Delta, TextDelta
@@ -46,7 +49,7 @@ async def chat_completions(body: ChatCompletionRequest, request: Request, contex
 
 
 async def _complete(body: ChatCompletionRequest, requests: list[GenerationRequest], context: ServerContext) -> Response:
-    async with context.generator.begin(requests) as generations:
+    async with _begin(body, requests, context) as generations:
         messages = [_Message(generation, body, context) for generation in generations]
         answers = [Answer() for _ in generations]
 
@@ -75,7 +78,7 @@ async def _produce(
 ) -> None:
     model = requests[0].adapter or context.models.base
     chunks = ChunkWriter(envelope("chatcmpl", "chat.completion.chunk", model), body.includes_usage)
-    async with context.generator.begin(requests) as generations:
+    async with _begin(body, requests, context) as generations:
         headers["x-compute-characters"] = compute_characters(generations)
         writers = [
             _ChoiceWriter(index, _Message(generation, body, context)) for index, generation in enumerate(generations)
@@ -87,6 +90,22 @@ async def _produce(
 
         await run_all(generations, send_piece)
         send(chunks.end(usage(generations, body.choices)))
+
+
+@asynccontextmanager
+async def _begin(
+    body: ChatCompletionRequest, requests: list[GenerationRequest], context: ServerContext
+) -> AsyncIterator[list[Generation]]:
+    """See `TextGenerator.begin`; where the grammar of tools is wrong, the error names the tool."""
+    try:
+        async with context.generator.begin(requests) as generations:
+            yield generations
+    except InvalidRequest as error:
+        if error.field == TOOLS:
+            for place, tool in enumerate(body.tools or ()):
+                grammar = tool.function.arguments_grammar
+                await context.encoder.grammars.check(grammar, f"{TOOLS}[{place}].function.parameters")
+        raise
 
 
 class _Message:

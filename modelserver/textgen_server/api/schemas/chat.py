@@ -17,6 +17,8 @@ from textgen_server.text.tools.calls import ToolUse
 from textgen_server.text.tools.grammar import shown_tokens, tool_grammar
 
 _MOST_TOP_LOGPROBS = 20  # OpenAI's
+TOOLS = "tools"
+"""The field that errors in the grammar of calls name."""
 
 
 def _as_text(value: Any) -> Any:
@@ -162,7 +164,7 @@ class ChatCompletionRequest(CommonRequest):
                 inputs="messages",
                 max_new_tokens=limit,
                 top_tokens="top_logprobs",
-                grammar="tools" if shown is not None else "response_format",
+                grammar=TOOLS if shown is not None else "response_format",
                 most_top_tokens=_MOST_TOP_LOGPROBS,
             ),
             grammar=grammar,

@@ -1,11 +1,8 @@
 """What the schemas of all APIs share."""
 
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from textgen_server.errors import InvalidRequest
 
 
 def told(**keywords: Any) -> Any:
@@ -34,14 +31,3 @@ class Reply(BaseModel):
     def to_json(self) -> bytes:
         """The reply's bytes."""
         return self.model_dump_json(exclude_unset=True).encode()
-
-
-def refuse_unsupported(body: BaseModel, harmless: Mapping[str, Collection[Any]]) -> None:
-    """Refuse fields that this version does not implement, unless they have a value that asks for nothing.
-
-    Raises:
-        InvalidRequest: naming the field.
-    """
-    for name, values in harmless.items():
-        if getattr(body, name) not in values:
-            raise InvalidRequest(f"`{name}` is not supported by this server; leave it out", name)

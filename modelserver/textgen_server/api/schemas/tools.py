@@ -25,6 +25,11 @@ class FunctionBody(Body):
     strict: bool | None = None
     """Accepted, without effect: arguments always fit the schema."""
 
+    @property
+    def arguments_grammar(self) -> Grammar:
+        """The grammar of its arguments alone."""
+        return Grammar("json_schema", json.dumps({"type": "object", **(self.parameters or {})}))
+
 
 class ToolBody(Body):
     """A tool."""

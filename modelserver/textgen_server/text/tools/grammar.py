@@ -129,7 +129,7 @@ class _Rules:
 
 def _json_rule(schema: Any) -> str:
     schema = closed(json.loads(json.dumps(schema)))  # a copy
-    return f"%json {json.dumps({**schema, 'x-guidance': _JSON_STYLE} if isinstance(schema, dict) else schema)}"
+    return f"%json {json.dumps({'x-guidance': _JSON_STYLE, **schema} if isinstance(schema, dict) else schema)}"
 
 
 def _content_rule(content: Grammar) -> str:
