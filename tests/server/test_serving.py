@@ -6,6 +6,7 @@ import json
 import httpx
 import pytest
 
+METHODS, PARTS = ("prefill", "decode"), ("inference", "forward", "decode", "filter")
 QUESTIONS = [f"Tell me {n} things about the number {n * 7}." for n in range(32)]
 
 
@@ -65,6 +66,20 @@ def test_a_repeated_prompt_is_found_in_the_prefix_cache(server):
     before = server.metric("textgen_prefix_cached_tokens_total")
     server.generate(prompt, max_new_tokens=1)
     assert server.metric("textgen_prefix_cached_tokens_total") > before + 64
+
+
+def test_the_engines_steps_show_in_tgis_metrics(server):
+    counts = [f'tgi_batch_inference_{what}{{method="{method}"}}' for what in ("count", "success") for method in METHODS]
+    times = [f'tgi_batch_{part}_duration_sum{{method="{method}"}}' for part in PARTS for method in METHODS]
+    before = {name: server.metric(name) for name in (*counts, *times, "tgi_batch_next_size_sum")}
+    server.generate("Count: one, two, three,", max_new_tokens=8)
+    after = {name: server.metric(name) - before[name] for name in before}
+    assert [after[name] for name in counts] == [1, 7, 1, 7]
+    assert after["tgi_batch_next_size_sum"] == 1
+    assert all(after[name] > 0 for name in times)
+    forward, whole = (after[f'tgi_batch_{part}_duration_sum{{method="decode"}}'] for part in ("forward", "inference"))
+    assert 0.5 * whole < forward < whole
+    assert server.metric("tgi_batch_current_max_tokens") == server.metric("tgi_batch_current_size") == 0
 
 
 @pytest.mark.parametrize(
