@@ -1,6 +1,6 @@
 """The application: what it is made of, as lists. The launcher serves what `create_app` returns.
 
-A new route is a module in routes/ and its line in `_ROUTERS`.
+A new route is a module in routes/ and its line in `ROUTERS`.
 """
 
 from functools import cache
@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from textgen_server.api.description import describe, operation_id
+from textgen_server.api.description import describe
 from textgen_server.api.errors import HANDLED, reply_to_error
 from textgen_server.api.middleware.aliases import Aliases
 from textgen_server.api.middleware.auth import RequireKey
@@ -33,7 +33,7 @@ from textgen_server.api.routes import (
 from textgen_server.api.state import ServerContext
 from textgen_server.settings import ServerOptions
 
-_ROUTERS = (
+ROUTERS = (
     server.router,
     generate.router,
     tokenize.router,
@@ -56,7 +56,6 @@ def create_app(context: ServerContext) -> FastAPI:
         openapi_url="/api-doc/openapi.json",
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=operation_id,
         middleware=[
             Middleware(Aliases, paths=_aliases(context.settings)),
             Middleware(LogRequests, log=context.requests, count=context.metrics.replied),
@@ -73,9 +72,9 @@ def create_app(context: ServerContext) -> FastAPI:
         exception_handlers=dict.fromkeys(HANDLED, reply_to_error),
     )
     app.state.context = context
-    for router in _ROUTERS:
+    for router in ROUTERS:
         app.include_router(router)
-    app.openapi = cache(lambda: describe(app.routes, context.settings.model_name))  # type: ignore[method-assign]
+    app.openapi = cache(lambda: describe(ROUTERS, context.settings.model_name))  # type: ignore[method-assign]
     return app
 
 

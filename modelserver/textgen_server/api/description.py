@@ -6,12 +6,12 @@ key, what their events look like. So a new route needs a line in `EXAMPLES`, and
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute
 
 from textgen_server.api.errors import GENERATE, KSERVE, OPENAI, TGI, Problem, Surface, surface_of
 from textgen_server.api.middleware.auth import is_open
@@ -111,14 +111,17 @@ EXAMPLES: dict[str, _Json] = {
 }
 
 
-def describe(routes: Sequence[BaseRoute], model_name: str) -> _Json:
-    """The OpenAPI document of `routes`. Examples speak of `model_name`."""
+def describe(routers: Iterable[APIRouter], model_name: str) -> _Json:
+    """The OpenAPI document of an application of `routers`. Examples speak of `model_name`."""
+    app = FastAPI(generate_unique_id_function=_operation_id)
+    for router in routers:
+        app.include_router(router)
     document = get_openapi(
         title="textgen",
         version=VERSION,
         summary="Text generation with the APIs of TGI, OpenAI and KServe",
         description=_DESCRIPTION.strip(),
-        routes=routes,
+        routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
@@ -130,7 +133,7 @@ def describe(routes: Sequence[BaseRoute], model_name: str) -> _Json:
     return document
 
 
-def operation_id(route: APIRoute) -> str:
+def _operation_id(route: APIRoute) -> str:
     """Names an operation after its method and path, because several routes may share a function."""
     return "_".join([*sorted(route.methods or ()), *(_words(route.path_format) or ["root"])]).lower()
 
@@ -146,7 +149,8 @@ def _operations(document: _Json) -> Iterator[tuple[str, str, _Json]]:
 
 
 def _complete(operation: _Json, path: str, method: str, model_name: str) -> None:
-    operation["summary"], _, more = operation.pop("description", operation["summary"]).partition("\n\n")
+    first, _, more = operation.pop("description", operation["summary"]).partition("\n\n")
+    operation["summary"] = " ".join(first.split())
     if more:
         operation["description"] = more
     if not is_open(method, path):
@@ -189,7 +193,7 @@ def _failures(operation: _Json, surfaces: Sequence[Surface]) -> _Json:
             told.setdefault(translated, []).append(cause)
     for status, response in declared.items():
         if "HTTPValidationError" not in json.dumps(response):
-            told.setdefault(status, [response["description"]])
+            told.setdefault(status, [_FAILURES_OF_GENERATION.get(int(status), response["description"])])
     errors = _errors(surfaces)
     content = {"application/json": {"schema": errors[0] if len(errors) == 1 else {"anyOf": errors}}}
     failures = {
