@@ -3,6 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
+DEEPEST = 200
+"""Levels of lists and objects beyond which a schema is refused; others than ours read them by recursion."""
+
+
+def is_too_deep(value: Any) -> bool:
+    """True where `value`, parsed JSON, has more than `DEEPEST` levels."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        nested = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [inner for part in nested for inner in part]
+        if not level:
+            return False
+    return True
+
 
 def closed(schema: Any) -> Any:
     """The schema, changed in place: its objects have the properties it lists and no others, unless it speaks of others.

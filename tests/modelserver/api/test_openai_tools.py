@@ -318,17 +318,21 @@ async def test_what_cannot_be_is_refused(
     assert front.engine.requests == []
 
 
-@pytest.mark.parametrize("place", ["parameters", "response_format", "messages"])
-async def test_deep_nesting_is_refused(make: Callable[..., Front], place: str) -> None:
-    deep = '{"properties":{"x":' * 480 + "{}" + "}}" * 480
-    body = {
-        "parameters": f'"tools":[{{"type":"function","function":{{"name":"f","parameters":{deep}}}}}],"messages":[]',
+@pytest.mark.parametrize("levels", [90, 150, 500])
+@pytest.mark.parametrize("place", ["parameters", "response_format", "extra", "arguments"])
+async def test_deep_nesting_does_no_harm(make: Callable[..., Front], place: str, levels: int) -> None:
+    deep = '{"properties":{"x":' * levels + "{}" + "}}" * levels
+    message = '{"role":"user","content":"x"}'
+    fields = {
+        "parameters": f'"tools":[{{"type":"function","function":{{"name":"f","parameters":{deep}}}}}]',
         "response_format": f'"response_format":{{"type":"json","value":{deep}}}',
-        "messages": f'"messages":[{{"role":"user","content":"x","extra":{deep}}}]',
+        "extra": f'"chat_template_kwargs":{deep}',
+        "arguments": '"user":"x"',
     }[place]
-    if '"messages":[{' not in body:
-        body = body.replace(',"messages":[]', "") + ',"messages":[{"role":"user","content":"x"}]'
-    response = await make().post(CHAT, content=f"{{{body}}}", headers={"content-type": "application/json"})
+    called = f'{{"role":"assistant","tool_calls":[{{"function":{{"name":"f","arguments":{deep}}}}}]}}'
+    messages = f"{message},{called},{message}" if place == "arguments" else message
+    body = f'{{{fields},"messages":[{messages}]}}'
+    response = await make("{}").post(CHAT, content=body, headers={"content-type": "application/json"})
     assert response.status_code in (200, 400), response.text
     if response.status_code == 400:
         assert response.json()["error"]["type"] == "invalid_request_error"

@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field
 
 from textgen_server.api.schemas.common import Body
 from textgen_server.errors import InvalidRequest
+from textgen_server.json_schema import is_too_deep
 from textgen_server.sampling import Grammar
 from textgen_server.text.tools.calls import Tool, ToolUse
 
@@ -73,14 +74,13 @@ def _json_grammar(schema: Any, field: str) -> Grammar:
     """The grammar of a schema, which TGI also takes as JSON text."""
     try:
         schema = json.loads(schema) if isinstance(schema, str) else schema
-        source = json.dumps(schema)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _wrong_format(field, "is not valid JSON") from None
-    except RecursionError:
-        raise _wrong_format(field, "is nested too deeply") from None
     if not isinstance(schema, dict | bool):
         raise _wrong_format(field, "must be a JSON schema")
-    return Grammar("json_schema", source)
+    if is_too_deep(schema):
+        raise _wrong_format(field, "is nested too deeply")
+    return Grammar("json_schema", json.dumps(schema))
 
 
 def _wrong_format(field: str, what: str) -> InvalidRequest:
@@ -113,10 +113,8 @@ def _tool(function: FunctionBody, field: str) -> Tool:
         raise InvalidRequest(f"`{field}.name` {rule}. Given: {function.name[:80]}", f"{field}.name")
     if (function.parameters or {}).get("type", "object") != "object":
         raise InvalidRequest(f"`{field}.parameters` must have the type object", f"{field}.parameters")
-    try:
-        json.dumps(function.parameters)
-    except RecursionError:
-        raise InvalidRequest(f"`{field}.parameters` is nested too deeply", f"{field}.parameters") from None
+    if is_too_deep(function.parameters):
+        raise InvalidRequest(f"`{field}.parameters` is nested too deeply", f"{field}.parameters")
     return Tool(function.name, function.description, function.parameters)
 
 
