@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from textgen_server.api.description import EXAMPLES
+from textgen_server.api.app import ROUTERS
+from textgen_server.api.description import EXAMPLES, describe
 from textgen_server.api.errors import GENERATE, KSERVE, OPENAI, TGI, surface_of
 
 MODEL = "test-model"
@@ -96,9 +97,9 @@ def check_error(error: Any, path: str) -> None:
             pytest.fail(f"{path}: {error}")
 
 
-@pytest.fixture
-def description(front: Front) -> Description:
-    return Description(front.app.openapi())
+@pytest.fixture(scope="module")
+def description() -> Description:
+    return Description(describe(ROUTERS, MODEL))
 
 
 def places(body: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
