@@ -211,7 +211,6 @@ async def test_another_model_is_not_found(make_front: Callable[..., Front], path
         (COMPLETIONS, {"guided_json": {}}, "guided_json"),
         (COMPLETIONS, {"top_k": -2}, "top_k"),
         (COMPLETIONS, {"typical_p": 0}, "typical_p"),
-        (CHAT, {"top_logprobs": 2}, "top_logprobs"),
         (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         (CHAT, {"functions": [{"name": "f"}]}, "functions"),
         (COMPLETIONS, {"temperature": -1}, "temperature"),
@@ -255,6 +254,7 @@ async def test_wrong_requests_name_the_field(
         {"n": 1, "presence_penalty": 0, "logit_bias": {}, "user": "someone", "top_p": 1, "min_p": 0, "top_k": -1},
         {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "logprobs": False},
         {"store": True, "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True},
+        {"top_logprobs": 5, "logprobs": False},
     ],
 )
 async def test_values_that_ask_for_nothing_are_accepted(front: Front, neutral: dict[str, Any]) -> None:

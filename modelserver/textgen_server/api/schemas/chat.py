@@ -93,7 +93,7 @@ class ChatCompletionRequest(CommonRequest):
     logprobs: bool | None = None
     """Report the log-probability of each token."""
     top_logprobs: Annotated[int | None, told(minimum=0, maximum=_MOST_TOP_LOGPROBS)] = None
-    """With `logprobs`: report so many of the likeliest tokens of each place, at most 20."""
+    """With `logprobs`: report so many of the likeliest tokens of each place, at most 20. Alone it has no effect."""
     response_format: ResponseFormat | None = None
     """What the text of the reply must look like; calls of tools are not text."""
     tools: list[ToolBody] | None = None
@@ -150,8 +150,6 @@ class ChatCompletionRequest(CommonRequest):
             InvalidRequest: a value is wrong, or fields do not fit together.
         """
         adapter = models.adapter_of_model(self.model)
-        if self.top_logprobs and not self.logprobs:
-            raise InvalidRequest("`top_logprobs` needs `logprobs` to be true", "top_logprobs")
         limit = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise InvalidRequest("`max_tokens` and `max_completion_tokens` are the same: give one of them", limit)
@@ -169,7 +167,7 @@ class ChatCompletionRequest(CommonRequest):
             ),
             grammar=grammar,
             shown_tokens=shown or frozenset(),
-            top_tokens=self.top_logprobs or 0,
+            top_tokens=(self.top_logprobs or 0) if self.logprobs else 0,
             raw_logprobs=bool(self.logprobs),
         )
         return request.samples(self.choices)
