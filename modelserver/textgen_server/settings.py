@@ -192,6 +192,19 @@ class ServerOptions(BaseModel):
     max_waiting_tokens: int = 20
     """Accepted for TGI's command lines; without effect, as `waiting_served_ratio`."""
 
+    # --- TGI's, without effect here ---------------------------------------------------------------------------------
+    trust_remote_code: bool = False
+    """Accepted for TGI's command lines; without effect, because code of a model's repository is never run."""
+
+    prometheus_port: int | None = Field(default=None, ge=1, le=65535)
+    """Accepted for TGI's command lines; without effect, as there: /metrics is on `port`."""
+
+    usage_stats: Literal["on", "off", "no-stack"] = "off"
+    """Accepted for TGI's command lines; without effect, because nothing is ever sent."""
+
+    disable_custom_kernels: bool = False
+    """Accepted for TGI's command lines; without effect: `attention_backend` chooses kernels."""
+
     # --- serving ----------------------------------------------------------------------------------------------------
     hostname: str = ANY_ADDRESS
     """Address to listen on."""

@@ -35,6 +35,12 @@ def test_tgi_s_own_line_is_understood() -> None:
     )
 
 
+def test_tgi_s_flags_that_mean_nothing_here_do_not_stop_the_server() -> None:
+    line = "--trust-remote-code --enable-prefill-logprobs --prometheus-port 9000 --usage-stats no-stack"
+    settings = parse([*line.split(), "--disable-custom-kernels", "--waiting-served-ratio", "1.2", "--port", "8080"])
+    assert settings.port == 8080
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

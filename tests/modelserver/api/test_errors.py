@@ -222,6 +222,9 @@ async def test_a_generation_without_an_end_is_an_error(front: Front) -> None:
     response = await front.post("/generate", inputs())
     assert response.status_code == 500
     assert response.json()["error_type"] == "incomplete_generation"
+    stream = events(await front.post("/generate_stream", inputs()))
+    assert stream[-1]["error_type"] == "incomplete_generation_stream"
+    assert await metric(front, 'tgi_request_failure{err="incomplete"}') == 2
 
 
 async def test_unforeseen_errors_tell_no_secrets(front: Front) -> None:
