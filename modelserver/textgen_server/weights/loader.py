@@ -23,6 +23,12 @@ class Part:
     length: int = 0
     transposed: bool = False
 
+    @property
+    def stored_dim(self) -> int:
+        """The dimension of the stored tensor that is cut."""
+        dim = self.dim or 0
+        return 1 - dim if self.transposed else dim
+
 
 @dataclass(frozen=True)
 class Loader:
@@ -37,7 +43,7 @@ class Loader:
         if part.dim is None:
             return self.checkpoint.tensor(part.name)
         if part.transposed:
-            return self.checkpoint.slice(part.name, 1 - part.dim, part.start, part.length).t()
+            return self.checkpoint.slice(part.name, part.stored_dim, part.start, part.length).t()
         return self.checkpoint.slice(part.name, part.dim, part.start, part.length)
 
     def tensor(self, parts: Sequence[Part]) -> Tensor:

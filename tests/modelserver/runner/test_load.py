@@ -11,11 +11,12 @@ from harness import make_runner
 from safetensors.torch import load_file, save_file
 from shapes import SHAPES, save_checkpoint
 
-from textgen_server.engine_process import _limits
+from textgen_server.engine_process import _limits, _Muscle
 from textgen_server.errors import CheckpointError, OutOfMemory, StartupError
 from textgen_server.models.config import read_config
 from textgen_server.parallel import Group
 from textgen_server.registry import FAMILIES
+from textgen_server.rpc.engine_pb2 import EngineInfo
 from textgen_server.runner.load import load_model, prepare_device
 from textgen_server.settings import ServerOptions
 
@@ -48,6 +49,15 @@ def refusal(folder: Path, kind: type[StartupError] = CheckpointError, **options:
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
+
+
+def muscle(folder: Path, **options: object) -> _Muscle:
+    """A model's, as far as limits depend on it."""
+    runner = make_runner(folder, **options)
+    positions = runner.loaded.config.max_positions
+    return _Muscle(
+        runner, runner.layout.block_size, runner.num_blocks, runner.max_prefill_tokens, positions, EngineInfo()
+    )
 
 
 def test_the_copy_is_sound(folder: Path) -> None:
@@ -200,6 +210,24 @@ class TestWeights:
         change(folder, vocab_size=1000)
         assert "model.embed_tokens.weight of shape [131, 48] lacks elements 0 to 1000" in refusal(folder)
 
+    @pytest.mark.parametrize(
+        ("fields", "sentence"),
+        [
+            ({"vocab_size": 100}, "model.embed_tokens.weight of shape [131, 48] {} 100 in dimension 0"),
+            ({"intermediate_size": 72}, "model.layers.0.mlp.gate_proj.weight of shape [80, 48] {} 72 in dimension 0"),
+            (
+                {"num_attention_heads": 4},
+                "model.layers.0.self_attn.q_proj.weight of shape [48, 48] {} 32 in dimension 0",
+            ),
+        ],
+        ids=str,
+    )
+    def test_a_tensor_larger_than_the_config_says_is_named(
+        self, folder: Path, fields: dict[str, int], sentence: str
+    ) -> None:
+        change(folder, head_dim=8, **fields)
+        assert refusal(folder) == sentence.format("is larger than config.json says, which is")
+
     @pytest.mark.parametrize("kept", [0.0, 0.00001, 0.5])
     def test_a_truncated_file_is_named_with_its_size(self, folder: Path, kept: float) -> None:
         content = (folder / WEIGHTS).read_bytes()
@@ -227,14 +255,14 @@ class TestFlags:
     def test_more_total_tokens_than_fit_are_refused_with_the_most(
         self, sound: Path, wanted: int, cache: int | None, most: int
     ) -> None:
-        runner = make_runner(sound, max_batch_total_tokens=cache)
+        runner = muscle(sound, max_batch_total_tokens=cache)
         with pytest.raises(StartupError, match=rf"^--max-total-tokens {wanted} is too much: .*; {most} is the most$"):
             _limits(ServerOptions(max_total_tokens=wanted), runner)
         assert _limits(ServerOptions(max_total_tokens=most), runner).max_total_tokens == most
 
     def test_an_input_limit_that_leaves_no_room_for_output_is_refused(self, sound: Path) -> None:
         with pytest.raises(StartupError, match=r"^--max-input-tokens 256 leaves no token .* less than the 256 "):
-            _limits(ServerOptions(max_input_tokens=256), make_runner(sound))
+            _limits(ServerOptions(max_input_tokens=256), muscle(sound))
 
     @pytest.mark.parametrize(
         ("gpus", "complaint"),
