@@ -4,6 +4,7 @@ Each generator returns {path: text}. Adding a generated file means adding a func
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,16 @@ def permissions() -> Files:
     return {CHART_FILES / "permissions.yaml": head + yamlfile.dump([{"rules": list(kinds.PERMISSIONS)}])}
 
 
-GENERATORS: list[Callable[[], Files]] = [rpc_stubs, flags_page, custom_resource, permissions]
+def api_description() -> Files:
+    """The server's routes -> docs/openapi.json."""
+    # Imported late, because the routes need the stubs that are written before.
+    from textgen_server.api.app import ROUTERS
+    from textgen_server.api.description import describe
+
+    return {Path("docs/openapi.json"): json.dumps(describe(ROUTERS, "smollm2"), indent=2, ensure_ascii=False) + "\n"}
+
+
+GENERATORS: list[Callable[[], Files]] = [rpc_stubs, flags_page, custom_resource, permissions, api_description]
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -123,6 +124,34 @@ async def test_parameters_reach_the_engine(browser: Browser, front: Front, addre
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (0.5, 0.25, 3, 11)
     assert (await browser.text(".answer .says")).strip() == "deep learning"
     assert "curl -N http://127.0.0.1" in await browser.run("return document.querySelector('.answer pre').textContent")
+
+
+async def test_answers_can_be_held_to_a_schema(browser: Browser, front: Front, address: str) -> None:
+    await opened(browser, address)
+    await browser.type("#prompt", "hello")
+    await browser.run(
+        "const at = document.getElementById('format'); at.value = 'json_schema';at.dispatchEvent(new Event('change'))"
+    )
+    await browser.type("#schema", '{"type": ')
+    await browser.click("#send")
+    assert "no JSON" in await browser.run("return document.getElementById('schema').validationMessage")
+    assert front.engine.requests == []
+    await browser.type("#schema", '{"type": "object"}')
+    await browser.click("#send")
+    await browser.until(ENDED)
+    grammar = front.engine.requests[0].grammar
+    assert grammar is not None
+    assert (grammar.kind, json.loads(grammar.source)["type"]) == ("json_schema", "object")
+
+
+async def test_an_adapter_can_be_chosen(browser: Browser, front: Front, address: str) -> None:
+    front.engine.info.adapters.append("french")
+    await opened(browser, address)
+    await browser.run("document.getElementById('models').value = 'french'")
+    await browser.type("#prompt", "hello")
+    await browser.press(ENTER)
+    await browser.until(ENDED)
+    assert front.engine.requests[0].adapter == "french"
 
 
 @pytest.mark.parametrize("way", ["button", "key"])

@@ -35,6 +35,7 @@ SwaggerUIBundle({
   url: "api-doc/openapi.json",
   dom_id: "#ui",
   deepLinking: true,
+  defaultModelsExpandDepth: 0,
   displayRequestDuration: true,
   tryItOutEnabled: true,
 });
