@@ -186,6 +186,8 @@ def _failures(operation: _Json, surfaces: Sequence[Surface]) -> _Json:
     causes = {500: _INTERNAL}
     causes |= _FAILURES_OF_KEYS if "security" in operation else {}
     causes |= _FAILURES_OF_BODIES if "requestBody" in operation else {}
+    if KSERVE in surfaces or GENERATE in surfaces:
+        causes.pop(415, None)  # JSON is read there whatever the content type says
     causes |= _FAILURES_OF_GENERATION if "429" in declared else {}
     told: dict[str, list[str]] = {}
     for status, cause in sorted(causes.items()):
