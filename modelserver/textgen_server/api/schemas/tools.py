@@ -129,9 +129,10 @@ def _choice(choice: Any, names: Sequence[str]) -> tuple[bool, Sequence[str]]:
             raise InvalidRequest("`tool_choice` is `required`, but there are no `tools`", "tool_choice")
         return True, names
     if allowed := _allowed(choice):
-        chosen = [_named(tool, names) for tool in allowed.get("tools") or ()]
-        if not chosen or allowed.get("mode") not in ("auto", "required"):
+        chosen = allowed.get("tools")
+        if not (isinstance(chosen, list) and chosen) or allowed.get("mode") not in ("auto", "required"):
             raise _wrong_choice()
+        chosen = [_named(tool, names) for tool in chosen]
         return allowed["mode"] == "required", chosen
     return True, [_named(choice, names)]
 
