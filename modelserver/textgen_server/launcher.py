@@ -7,6 +7,7 @@ to 503, and all ranks are started anew, a bounded number of times.
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import signal
@@ -229,6 +230,8 @@ async def _serve_http(
     refreshing = asyncio.create_task(keep_fresh(edge.files))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
+    gc.collect()
+    gc.freeze()  # or the collector walks over all that has been imported, a tenth of a second in which no token moves
     listener.listen(BACKLOG)  # uvicorn will; but the next line says that connections are taken
     _log_ready(settings, edge, engine, listener)
     await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)

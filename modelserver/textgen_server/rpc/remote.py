@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -115,6 +116,7 @@ class _Connection:
         self.lost: TextgenError | None = None
         self._stuck_after = stuck_after
         self._longest_step = stuck_after
+        self._heard = 0.0  # when the last step was told of
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = engine_pb2_grpc.EngineStub(self._channel)
         self._numbers = itertools.count(1)
@@ -189,6 +191,7 @@ class _Connection:
     async def _receive(self, stream: Any) -> None:
         try:
             async for message in stream:
+                self._heard = monotonic()
                 self._deliver(message)
         except grpc.aio.AioRpcError as error:
             _log.debug("the engine's stream ended: %s", error)
@@ -217,10 +220,13 @@ class _Connection:
                 receiver.fail(from_error_type(failure.error_type, failure.message))
 
     async def _watch(self) -> None:
-        """Ask for the status again and again. An engine that does not answer is stuck, although a long step keeps it
-        from nothing; so is one whose step goes on far beyond what its longest took at start."""
+        """Ask for the status whenever no step has been heard of for a while. An engine that does not answer is stuck,
+        although a long step keeps it from nothing; so is one whose step goes on far beyond what its longest took at
+        start."""
         while self.lost is None:
             await asyncio.sleep(POLL_SECONDS)
+            if monotonic() - self._heard < POLL_SECONDS:
+                continue
             try:
                 status = await self.status()
             except EngineUnavailable as error:

@@ -15,11 +15,17 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._bytes_of = tokenizer.bytes_of
+        self._whole_text_of = tokenizer.whole_text_of
         self._utf8 = _new_decoder(errors="replace")
+        self._in_character = False
 
     def push(self, id: int) -> str:
         """The characters that token `id` completes; "" while its bytes are only a part of one."""
-        return self._utf8.decode(self._bytes_of(id))
+        if not self._in_character and (text := self._whole_text_of(id)) is not None:
+            return text
+        text = self._utf8.decode(self._bytes_of(id))
+        self._in_character = self._utf8.getstate()[0] != b""
+        return text
 
     def flush(self) -> str:
         """What is left when no token follows: U+FFFD for an incomplete character, else ""."""

@@ -68,6 +68,7 @@ class Tokenizer:
         self._anchor = self._find_anchor()
         self._anchor_length = len(self.decode(self._anchor))
         self._bytes: dict[int, bytes] = {}
+        self._whole_texts: dict[int, str | None] = {}
 
     @classmethod
     def load(cls, folder: Path, config_override: str | None = None) -> Self:
@@ -124,6 +125,14 @@ class Tokenizer:
         """The text of token `id` alone; U+FFFD stands for bytes that are only a part of a character."""
         return self.bytes_of(id).decode(errors="replace")
 
+    def whole_text_of(self, id: int) -> str | None:
+        """What token `id` adds to a text that has already begun, where that is whole characters, else None."""
+        try:
+            return self._whole_texts[id]
+        except KeyError:
+            text = self._whole_texts[id] = _whole_text(self.bytes_of(id))
+            return text
+
     def _compute_bytes(self, id: int) -> bytes:
         piece = self._backend.id_to_token(id)
         if piece is None:
@@ -148,6 +157,13 @@ class Tokenizer:
             if text.isascii() and text.isalnum():
                 return [id]
         return []
+
+
+def _whole_text(utf8: bytes) -> str | None:
+    try:
+        return utf8.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _declared_eos_ids(folder: Path) -> frozenset[int]:
