@@ -35,6 +35,8 @@ from textgen_server.text.tools.parser import CallParser
 
 router = APIRouter(tags=["OpenAI"], route_class=JsonRoute, dependencies=[Depends(refuse_while_draining)])
 
+_TEXT_TAIL = b'},"logprobs":null,"finish_reason":null}'
+
 
 @router.post(
     "/v1/chat/completions", response_model=ChatCompletionReply, responses={**ERRORS, **events_of(ChatCompletionChunk)}
@@ -128,6 +130,11 @@ class _Message:
         """True where the message may have calls."""
         return self._parser is not None
 
+    @property
+    def is_plain(self) -> bool:
+        """True where all that a piece adds is its text."""
+        return self._parser is None and self.logprobs is None
+
     def push(self, piece: Piece) -> list[Delta]:
         """What `piece` adds to the message."""
         if self.logprobs is not None:
@@ -167,11 +174,15 @@ class _ChoiceWriter:
 
     def __init__(self, index: int, message: _Message) -> None:
         self._message = message
+        self._plain = message.is_plain
         self._begun = False
         self._head = b'{"index":%d,"delta":' % index
+        self._text_head = self._head + b'{"content":'
 
     def write(self, piece: Piece) -> list[bytes]:
         """The choices that tell what `piece` adds."""
+        if self._plain and self._begun and not piece.finish:  # nearly always, so it should cost little
+            return [self._text_head + orjson.dumps(piece.delta) + _TEXT_TAIL] if piece.delta else []
         deltas = self._message.push(piece)
         choices: list[bytes] = []
         # With tools, what comes first tells whether there is content.

@@ -52,15 +52,15 @@ class CallParser:
     # Each step returns what it found, or None when it needs more text.
 
     def _text(self) -> list[Delta] | None:
-        text, found, after = self._rest.partition(self._format.opening)
+        opening = self._format.opening
+        text, found, after = self._rest.partition(opening)
         if found:
             self._rest, self._step = after, self._begin
             text = text.rstrip()
-        else:
-            text = text[: _settled(text, self._format.opening)]
-            self._rest = self._rest[len(text) :]
-        if found:
             return [TextDelta(text)] if text else []
+        if opening[0] in text or text[-1:].isspace():
+            text = text[: _settled(text, opening)]
+        self._rest = self._rest[len(text) :]
         return [TextDelta(text)] if text else None
 
     def _open_bare(self) -> list[Delta] | None:
