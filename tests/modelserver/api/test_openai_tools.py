@@ -1,13 +1,15 @@
 """Tools and formats of the reply in /v1/chat/completions: what is asked of the engine, and what clients see."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tool_templates as templates
 from front import TEMPLATE, Front, events, write_model_folder
+
+from textgen_server.text.grammars import GrammarChecker
 
 CHAT = "/v1/chat/completions"
 ASK = [{"role": "user", "content": "How is Paris?"}]
@@ -17,13 +19,31 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</
 CALLS = f'I look.\n{CALL}\n<tool_call>\n{{"name": "get_time", "arguments": {{}}}}\n</tool_call>'
 
 
+class LastingChecker(GrammarChecker):
+    """Outlives the fronts that it checks for; its process takes longer to start than a test."""
+
+    def close(self) -> None:
+        """What a front calls."""
+
+    def end(self) -> None:
+        super().close()
+
+
+@pytest.fixture(scope="module")
+def checker() -> Iterator[GrammarChecker]:
+    checker = LastingChecker(1)
+    yield checker
+    checker.end()
+
+
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Front]]:
+async def make(tmp_path: Path, checker: GrammarChecker) -> AsyncIterator[Callable[..., Front]]:
     """Call with the text that the engine generates, and the chat template."""
     fronts: list[Front] = []
 
     def front(text: str = CALLS, template: str = TEMPLATE, **options: Any) -> Front:
         fronts.append(Front(write_model_folder(tmp_path / str(len(fronts)), template), text, **options))
+        fronts[-1].context.encoder.grammars = checker
         fronts[-1].engine.info.max_total_tokens = 4096
         fronts[-1].engine.info.max_input_tokens = 4095
         return fronts[-1]
