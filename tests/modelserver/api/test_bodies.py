@@ -22,7 +22,47 @@ SECONDS = 5
 EXAMPLES_EACH = 60
 
 # A version in the path changes nothing of a route.
-each_route = pytest.mark.parametrize("path", [path for path in EXAMPLES if "{model_version}" not in path])
+ROUTES = [path for path in EXAMPLES if "{model_version}" not in path]
+each_route = pytest.mark.parametrize("path", ROUTES)
+_WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+_ASKED = {"role": "user", "content": [{"type": "text", "text": "hello"}]}
+_CALLED = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+_TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": _WEATHER}}]
+_CHAT = {
+    "messages": [_ASKED, {"role": "assistant", "tool_calls": [_CALLED]}, {"role": "tool", "content": "1"}],
+    "tools": _TOOLS, "tool_choice": "auto", "parallel_tool_calls": False, "logprobs": True, "top_logprobs": 2, "n": 2,
+    "stop": "fox", "logit_bias": {"5": 1.5}, "max_completion_tokens": 9, "stream": True,
+    "stream_options": {"include_usage": True}, "presence_penalty": 0.5, "frequency_penalty": 0.5, "seed": 3,
+}  # fmt: skip
+_FORMATTED = {
+    "messages": [_ASKED],
+    "max_tokens": 9,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": _WEATHER}},
+}
+_COMPLETION = {
+    "prompt": ["hello", "the fox"], "max_tokens": 5, "n": 2, "best_of": 2, "echo": True, "logprobs": 2, "stop": ["is"],
+}  # fmt: skip
+_PARAMETERS = {
+    "max_new_tokens": 5, "best_of": 2, "do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9,
+    "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "stop": ["is"], "truncate": 9,
+    "return_full_text": True, "details": True, "decoder_input_details": True, "top_n_tokens": 2, "watermark": True, "adapter_id": None,
+    "grammar": {"type": "regex", "value": "[a-z ]*"},
+}  # fmt: skip
+# Bodies that ask for much.
+RICH = [
+    ("/generate", {"inputs": "hello", "parameters": _PARAMETERS}),
+    ("/", {"inputs": "hello", "parameters": _PARAMETERS | {"grammar": {"type": "json", "value": _WEATHER}}}),
+    ("/chat_tokenize", _CHAT),
+    ("/invocations", _CHAT),
+    ("/invocations", _COMPLETION),
+    ("/vertex", {"instances": [_FORMATTED, {"inputs": "hello", "parameters": _PARAMETERS}]}),
+    ("/v1/chat/completions", _CHAT),
+    ("/v1/chat/completions", _FORMATTED),
+    ("/v1/completions", _COMPLETION),
+    ("/v1/models/{model_name}:predict", {"instances": ["a", {"inputs": "hello"}], "parameters": _PARAMETERS}),
+    ("/v2/models/{model_name}/generate", {"text_input": "hello", "parameters": _PARAMETERS}),
+]
+
 bounded = settings(
     max_examples=EXAMPLES_EACH,
     derandomize=True,
@@ -97,6 +137,14 @@ def check_error(error: Any, path: str) -> None:
             pytest.fail(f"{path}: {error}")
 
 
+@pytest.fixture
+def front(make_front: Callable[..., Front]) -> Front:
+    """With room for what tools add to a prompt."""
+    front = make_front()
+    front.engine.info.max_total_tokens, front.engine.info.max_input_tokens = 1024, 1023
+    return front
+
+
 @pytest.fixture(scope="module")
 def description() -> Description:
     return Description(describe(ROUTERS, MODEL))
@@ -125,13 +173,13 @@ def spoil(body: Any, names: list[str], draw: Callable[[st.SearchStrategy[Any]], 
             parent[draw(st.sampled_from(names))] = draw(junk)
 
 
-@each_route
+@pytest.mark.parametrize(("path", "body"), [*((path, EXAMPLES[path]) for path in ROUTES), *RICH])
 @bounded
 @given(data=st.data())
 async def test_bodies_that_are_nearly_right(
-    front: Front, description: Description, path: str, data: st.DataObject
+    front: Front, description: Description, path: str, body: dict[str, Any], data: st.DataObject
 ) -> None:
-    body = copy.deepcopy(EXAMPLES[path])
+    body = copy.deepcopy(body)
     for _ in range(data.draw(st.integers(1, 3))):
         if body:
             spoil(body, description.names(), data.draw)
@@ -155,11 +203,20 @@ async def test_bodies_that_are_something_else(front: Front, description: Descrip
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True, "stream_options": {"include_usage": True}}])
-@pytest.mark.parametrize("path", [path for path in EXAMPLES if "adapter" not in path and "{model_version}" not in path])
+@pytest.mark.parametrize("path", [path for path in ROUTES if "adapter" not in path])
 async def test_examples_of_the_description_are_answered(
     front: Front, description: Description, path: str, more: dict[str, Any]
 ) -> None:
     response = await front.post(target(path), EXAMPLES[path] | more)
+    assert response.status_code == 200, response.text
+    description.check(response, path)
+
+
+@pytest.mark.parametrize(("path", "body"), RICH)
+async def test_bodies_that_ask_for_much_are_answered(
+    front: Front, description: Description, path: str, body: dict[str, Any]
+) -> None:
+    response = await front.post(target(path), body)
     assert response.status_code == 200, response.text
     description.check(response, path)
 
