@@ -45,7 +45,8 @@ _COMPLETION = {
 _PARAMETERS = {
     "max_new_tokens": 5, "best_of": 2, "do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9,
     "typical_p": 0.9, "repetition_penalty": 1.1, "frequency_penalty": 0.1, "stop": ["is"], "truncate": 9,
-    "return_full_text": True, "details": True, "decoder_input_details": True, "top_n_tokens": 2, "watermark": True, "adapter_id": None,
+    "return_full_text": True, "details": True, "decoder_input_details": True, "top_n_tokens": 2,
+    "watermark": True, "adapter_id": None,
     "grammar": {"type": "regex", "value": "[a-z ]*"},
 }  # fmt: skip
 # Bodies that ask for much.
