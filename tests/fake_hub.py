@@ -21,6 +21,10 @@ class FakeHub:
         requests: "METHOD path" of each request that concerns a model.
         tokens: values of the Authorization header that came with those.
         broken: answer everything with status 500.
+        large: files that the hub keeps as large ones, named by their sha256.
+        cut: files whose connection breaks after so many bytes, once.
+        damaged: files that arrive with their first byte changed.
+        ranges: names of files of which a part was asked for.
     """
 
     url: str = ""
@@ -30,6 +34,10 @@ class FakeHub:
     requests: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     broken: bool = False
+    large: set[str] = field(default_factory=set)
+    cut: dict[str, int] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    ranges: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -83,15 +91,26 @@ class _Handler(BaseHTTPRequestHandler):
         if repo in self.hub.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._answer(403, b"{}", {"X-Error-Code": "GatedRepo"})
         content = self.hub.files[repo][name]
-        return self._answer(200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": revision})
+        digest = hashlib.sha256(content) if name in self.hub.large else hashlib.sha1(content)
+        headers = {"ETag": f'"{digest.hexdigest()}"', "X-Repo-Commit": revision, "Accept-Ranges": "bytes"}
+        if name in self.hub.damaged:
+            content = bytes([content[0] ^ 1]) + content[1:]
+        asked = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        if not asked[0]:
+            return self._answer(200, content, headers, self.hub.cut.pop(name, None) if self.command == "GET" else None)
+        self.hub.ranges.append(name)
+        start, end = int(asked[0]), int(asked[2] or len(content) - 1)
+        headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+        return self._answer(206, content[start : end + 1], headers)
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self.wfile.write(body[:cut])
+        self.close_connection |= cut is not None
 
     def log_message(self, format: str, *args: object) -> None:
         pass

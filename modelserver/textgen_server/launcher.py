@@ -37,14 +37,18 @@ from textgen_server.settings import ServerOptions, ServerSettings, parse
 from textgen_server.telemetry import VERSION, configure_logging
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.tls import Certificate
-from textgen_server.weights.source import ModelFolder, locate, locate_adapter
+from textgen_server.weights.progress import log_progress
+from textgen_server.weights.source import ModelFolder, locate_all
 
 if TYPE_CHECKING:
     from textgen_server.api.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
-COMMANDS = {"detect-watermark": "textgen_server.detect_watermark"}
+COMMANDS = {
+    "detect-watermark": "textgen_server.detect_watermark",
+    "download-weights": "textgen_server.download_weights",
+}
 """What `textgen-server` does besides serving: the first argument, and the module whose `main` gets the others."""
 
 DRAIN_POLL_SECONDS = 0.05
@@ -69,25 +73,11 @@ def _run_server() -> int:
         edge = Edge.load(settings)
         with _listen(settings.hostname, settings.port, "--port") as listener, _reserved(settings):
             _log.info("model %s", settings.model_id)
-            model = locate(settings.model_id, settings.revision, settings.huggingface_hub_cache, _log.info)
-            adapters = _locate_adapters(settings)
+            model, adapters = locate_all(settings, log_progress(_log))
             return uvloop.run(_run(settings, edge, model, adapters, listener))
     except StartupError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
-
-
-def _locate_adapters(settings: ServerSettings) -> dict[str, Path]:
-    """Folders of --lora-adapters, by the names that requests use. Raises StartupError."""
-    folders: dict[str, Path] = {}
-    for entry in settings.lora_adapters:
-        name, given, source = entry.partition("=")
-        if not given:
-            name, source = entry.partition("@")[0], entry
-        if not name or name in folders or name == settings.model_name:
-            raise StartupError(f"--lora-adapters {entry}: each adapter needs a name of its own, as in NAME=FOLDER")
-        folders[name] = locate_adapter(source, settings.huggingface_hub_cache, _log.info)
-    return folders
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

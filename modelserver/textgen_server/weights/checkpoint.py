@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 
 from textgen_server.errors import CheckpointError
 from textgen_server.weights.config_files import read_json
+from textgen_server.weights.damage import what_is_wrong
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_LFS_POINTER = b"version https://git-lfs"
 
 
 class Checkpoint:
@@ -128,16 +128,4 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} {_what_is_wrong(path, error)}") from error
-
-
-def _what_is_wrong(path: Path, error: Exception) -> str:
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_LFS_POINTER))
-            size = path.stat().st_size
-    except OSError as reading:
-        return f"cannot be read: {reading.strerror}"
-    if head == _LFS_POINTER:
-        return "is only a Git LFS pointer: fetch the weights with git lfs pull"
-    return f"is damaged or truncated ({size} bytes): {error}"
+        raise CheckpointError(f"{path} {what_is_wrong(path, error)}") from error

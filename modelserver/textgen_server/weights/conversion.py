@@ -13,14 +13,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from textgen_server.errors import CheckpointError, ModelSourceError
 from textgen_server.weights.config_files import read_json, write_json
+from textgen_server.weights.progress import Progress
 
-Progress = Callable[[str], None]
 Convert = Callable[[Path, Path, Progress], None]
 
 # Part of every conversion's name. Raise it when a conversion writes something else than before.
@@ -31,32 +31,46 @@ _SAMPLES = 32
 _SAMPLE_BYTES = 64 << 10
 
 
-def converted(source: Path, cache: Path, convert: Convert, progress: Progress) -> Path:
-    """The folder that `convert` makes of the file `source`; made now unless a sound one is in the cache.
+def converted(
+    source: Path, cache: Path, convert: Convert, progress: Progress, parts: Sequence[Path] = (), needed: int = 0
+) -> Path:
+    """The folder that `convert` makes of `source`; made now unless a sound one is in the cache.
 
     Args:
-        source: what is converted. Its content counts, not its place.
+        source: what is converted, a file or a folder. Its content counts, not its place.
         cache: folder for all that can be made again.
         convert: called with `source`, an empty folder to fill and `progress`.
         progress: receives lines for the log.
+        parts: the files of a folder whose content counts.
+        needed: bytes that the result takes at least; 0 where that is not known.
 
     Raises ModelSourceError when the cache cannot be written, and whatever `convert` raises.
     """
     root = cache / "textgen-converted"
-    folder = root / f"{_safe(source.stem)}-{_identity(source)}"
+    folder = root / f"{_safe(source.stem)}-{_identity(parts or [source])}"
     if _is_sound(folder):
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / f".{folder.name}.lock", source, progress):
             if not _is_sound(folder):
-                _publish(source, folder, convert, progress)
+                _publish(source, folder, convert, progress, needed)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelSourceError(
             f"cannot convert {source} into the cache {root}: {reason} (HUGGINGFACE_HUB_CACHE names another place)"
         ) from error
     return folder
+
+
+def need_space(folder: Path, needed: int, what: str) -> None:
+    """Raise ModelSourceError unless there is room for `needed` bytes in `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ModelSourceError(
+            f"no space for {what} in {folder}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free "
+            "(HUGGINGFACE_HUB_CACHE names another place)"
+        )
 
 
 def fingerprint(path: Path, *salt: object) -> str:
@@ -76,11 +90,14 @@ def fingerprint(path: Path, *salt: object) -> str:
     return digest.hexdigest()
 
 
-def _identity(source: Path) -> str:
+def _identity(files: Sequence[Path]) -> str:
     try:
-        return fingerprint(source, _LAYOUT)[:16]
+        if len(files) == 1:
+            return fingerprint(files[0], _LAYOUT)[:16]
+        content = "".join(f"{file.name} {fingerprint(file, _LAYOUT)}\n" for file in sorted(files))
     except OSError as error:
-        raise ModelSourceError(f"cannot read {source}: {error.strerror}") from error
+        raise ModelSourceError(f"cannot read {error.filename}: {error.strerror}") from error
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _safe(name: str) -> str:
@@ -110,12 +127,13 @@ def _locked(path: Path, source: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _publish(source: Path, folder: Path, convert: Convert, progress: Progress) -> None:
+def _publish(source: Path, folder: Path, convert: Convert, progress: Progress, needed: int) -> None:
     """Convert beside `folder`, then put the result in its place."""
     partial = folder.parent / f".{folder.name}.partial"
     if folder.exists():
         progress(f"{folder} is damaged: converting {source.name} again")
     shutil.rmtree(partial, ignore_errors=True)
+    need_space(folder.parent, needed, f"the converted {source.name}")
     partial.mkdir()
     try:
         convert(source, partial, progress)

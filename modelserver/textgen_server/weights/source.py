@@ -1,30 +1,21 @@
-"""Finding a model: in an installed package, in a .gguf file, in a local folder, or on the Hugging Face hub.
+"""Finding a model: in an installed package, a .gguf file, a folder, a repository on the Hugging Face hub, a bucket.
 
 Called by the launcher, once, before any other process starts, and by whoever needs only the tokenizer's files. Imports
 nothing heavy; what one kind of source needs is imported when such a source is asked for.
 """
 
 import importlib.util
-import io
 import os
-import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from textgen_server.errors import CheckpointError, ModelSourceError
-from textgen_server.weights.conversion import converted
+from textgen_server.errors import CheckpointError, ModelSourceError, StartupError
+from textgen_server.settings import ServerOptions
+from textgen_server.weights import hub, local, object_store
+from textgen_server.weights.config_files import read_json
+from textgen_server.weights.progress import Progress
 
-Progress = Callable[[str], None]
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-_WANTED = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model"]
-_WANTED_OF_ADAPTER = ["adapter_config.json", "adapter_model*.safetensors"]
-_WANTED_OF_TOKENIZER = ["tokenizer*", "config.json", "generation_config.json"]
-_UNWANTED = ["*/*", "consolidated*"]  # other formats' copies of the weights
-_SECONDS_BETWEEN_REPORTS = 5.0
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -35,19 +26,23 @@ class ModelFolder:
         path: where it is.
         name: the hub's id, or the name of the folder or file that was asked for.
         sha: commit of a hub repository, else "".
+        merge: folder of a LoRA adapter that is to be added to the weights as they load; None for none.
     """
 
     path: Path
     name: str
     sha: str
+    merge: Path | None = None
 
 
 def locate(model_id: str, revision: str | None, cache: str | None, progress: Progress) -> ModelFolder:
     """The folder of the model that `model_id` names, downloaded or converted first where that is needed.
 
     Args:
-        model_id: `package://NAME`, a .gguf file, a local folder, or a hub id (`org/name`, `name`, `hf://org/name`).
-            What exists on this machine comes first, and what looks like a path is never asked of the hub.
+        model_id: `package://NAME`, a .gguf file, a local folder, a hub id (`org/name`, `name`, `hf://org/name`), or a
+            folder in a bucket (`s3://bucket/path`, `gs://bucket/path`). What exists on this machine comes first, and
+            what looks like a path is never asked of the hub. A folder or repository with nothing but a LoRA adapter
+            stands for its base model with the adapter merged.
         revision: branch, tag or commit; for hub ids only.
         cache: folder for downloaded and converted files. Default: huggingface_hub's.
         progress: receives lines for the log.
@@ -56,40 +51,66 @@ def locate(model_id: str, revision: str | None, cache: str | None, progress: Pro
     damaged or not understood.
     """
     try:
-        return _found(model_id, revision, _cache(cache), progress)
+        return _found(model_id, revision, hub.cache_folder(cache), progress)
     except OSError as error:
         raise ModelSourceError(f"cannot read {error.filename or model_id}: {error.strerror}") from error
+
+
+def locate_all(options: ServerOptions, progress: Progress) -> tuple[ModelFolder, dict[str, Path]]:
+    """All that a server with these options reads: its model, and its adapters by name. Errors as in `locate`."""
+    cache = options.huggingface_hub_cache
+    model = locate(options.model_id, options.revision, cache, progress)
+    return model, _locate_adapters(options, progress)
 
 
 def locate_tokenizer(model_id: str, revision: str | None, cache: str | None, progress: Progress) -> Path:
     """The folder of a model's tokenizer. Weights need not be there, and are not fetched from the hub. Arguments and
     errors as in `locate`."""
-    path = Path(os.path.expanduser(model_id)).absolute()  # noqa: PTH111 - as in _found
+    path = _absolute(model_id)
     if (path / "tokenizer.json").is_file():
         return path
     repo = model_id.removeprefix("hf://")
     if path.exists() or "://" in repo or _looks_like_path(repo):
         return locate(model_id, revision, cache, progress).path
-    return _from_hub(repo, revision, _cache(cache), progress, _WANTED_OF_TOKENIZER).path
+    return hub.download(repo, revision, hub.cache_folder(cache), progress, hub.WANTED_OF_TOKENIZER)
+
+
+def _locate_adapters(options: ServerOptions, progress: Progress) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for entry in options.lora_adapters:
+        name, given, source = entry.partition("=")
+        if not given:
+            name, source = entry.partition("@")[0], entry
+        if not name or name in folders or name == options.model_name:
+            raise StartupError(f"--lora-adapters {entry}: each adapter needs a name of its own, as in NAME=FOLDER")
+        folders[name] = locate_adapter(source, options.huggingface_hub_cache, progress)
+    return folders
 
 
 def locate_adapter(source: str, cache: str | None, progress: Progress) -> Path:
-    """The folder of a LoRA adapter: a local one, or that of a hub id, or ID@REVISION. Errors as in `locate`."""
-    path = Path(os.path.expanduser(source)).absolute()  # noqa: PTH111 - as in _found
-    if not path.exists():
+    """The folder of a LoRA adapter: a local one, or that of a hub id, ID@REVISION, or a bucket's. Errors as in
+    `locate`."""
+    path = _absolute(source)
+    if object_store.is_address(source):
+        path = object_store.download(source, hub.cache_folder(cache), progress)
+    elif not path.exists():
         repo, _, revision = source.removeprefix("hf://").partition("@")
         if _looks_like_path(repo):
             raise ModelSourceError(f"no such folder: {path} (adapter {source!r})")
-        path = _from_hub(repo, revision or None, _cache(cache), progress, _WANTED_OF_ADAPTER).path
-    if not (path / "adapter_config.json").is_file():
-        raise CheckpointError(f"{path} has no adapter_config.json, so it is not a LoRA adapter")
+        path = hub.download(repo, revision or None, hub.cache_folder(cache), progress, hub.WANTED_OF_ADAPTER)
+    if not (path / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"{path} has no {ADAPTER_CONFIG}, so it is not a LoRA adapter")
     return path
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - Path's fails for unknown users
 
 
 def _found(model_id: str, revision: str | None, cache: Path, progress: Progress) -> ModelFolder:
     scheme, separator, rest = model_id.partition("://")
     if not separator:
-        path = Path(os.path.expanduser(model_id)).absolute()  # noqa: PTH111 - Path's fails for unknown users
+        path = _absolute(model_id)
         if path.exists():
             return _from_path(path, cache, progress)
         if _looks_like_path(model_id):
@@ -99,13 +120,12 @@ def _found(model_id: str, revision: str | None, cache: Path, progress: Progress)
         return _from_package(rest, cache, progress)
     if scheme == "hf":
         return _from_hub(rest, revision, cache, progress)
-    raise ModelSourceError(f"{model_id}: {scheme}:// is not supported yet (package:// and hf:// are, and paths)")
-
-
-def _cache(cache: str | None) -> Path:
-    from huggingface_hub import constants
-
-    return Path(cache or constants.HF_HUB_CACHE).expanduser().absolute()
+    if object_store.is_address(model_id):
+        folder = object_store.download(model_id, cache, progress)
+        return _from_folder(folder, model_id.rstrip("/").rpartition("/")[2], "", cache, progress)
+    raise ModelSourceError(
+        f"{model_id}: {scheme}:// is not supported; package://, hf://, s3:// and gs:// are, and paths"
+    )
 
 
 def _looks_like_path(model_id: str) -> bool:
@@ -114,48 +134,32 @@ def _looks_like_path(model_id: str) -> bool:
 
 def _from_path(path: Path, cache: Path, progress: Progress) -> ModelFolder:
     if path.is_dir():
-        return _from_folder(path, path.name, cache, progress)
+        return _from_folder(path, path.name, "", cache, progress)
     if path.suffix.lower() == ".gguf":
-        return _from_gguf(path, cache, progress)
+        return ModelFolder(local.from_gguf(path, cache, progress), path.stem, "")
     raise ModelSourceError(f"{path} is neither a folder nor a .gguf file")
 
 
-def _from_folder(folder: Path, name: str, cache: Path, progress: Progress) -> ModelFolder:
-    """A folder with a checkpoint as on the hub, or, failing that, with one .gguf file."""
-    if not _lacking(folder):
-        return ModelFolder(folder, name, "")
-    ggufs = sorted(folder.glob("*.gguf"))
-    if len(ggufs) == 1:
-        return _from_gguf(ggufs[0], cache, progress)
-    if ggufs:
-        raise CheckpointError(f"{folder} holds {len(ggufs)} .gguf files: give the path of one, such as {ggufs[0]}")
-    raise CheckpointError(_incomplete(folder))
+def _from_folder(folder: Path, name: str, sha: str, cache: Path, progress: Progress) -> ModelFolder:
+    """A folder with a checkpoint as on the hub, or, failing that, with an adapter, .bin files or one .gguf file."""
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+        return _from_adapter(folder, name, sha, cache, progress)
+    path, name = local.usable(folder, name, cache, progress)
+    return ModelFolder(path, name, sha)
 
 
-def _lacking(folder: Path) -> list[str]:
-    """What a checkpoint needs and `folder` does not have."""
-    needed = {"config.json": (folder / "config.json").is_file(), "*.safetensors": any(folder.glob("*.safetensors"))}
-    return [what for what, there in needed.items() if not there]
-
-
-def _incomplete(folder: Path) -> str:
-    there = sorted(path.name for path in folder.iterdir())
-    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") or "nothing"
-    return f"{folder} is not a model folder: it has no {' and no '.join(_lacking(folder))}; it holds {shown}"
-
-
-def _from_gguf(file: Path, cache: Path, progress: Progress) -> ModelFolder:
-    return ModelFolder(converted(file, cache, _convert_gguf, progress), file.stem, "")
-
-
-def _convert_gguf(file: Path, folder: Path, progress: Progress) -> None:
-    from textgen_server.weights.gguf import convert
-
-    started = time.monotonic()
-    progress(f"converting {file} to safetensors, once")
-    convert(file, folder, progress)
-    size = (folder / "model.safetensors").stat().st_size
-    progress(f"converted {file.name}: {size / 1e9:.2f} GB in {time.monotonic() - started:.1f} s")
+def _from_adapter(folder: Path, name: str, sha: str, cache: Path, progress: Progress) -> ModelFolder:
+    """The base of the adapter in `folder`, as its config names it: a path, also beside the adapter, or a hub id."""
+    config = read_json(folder, ADAPTER_CONFIG) or {}
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path must name the adapter's base model")
+    beside = next((path for path in (folder / base, folder.parent / base) if path.exists()), None)
+    progress(f"{name} is an adapter: its base model is {beside or base}")
+    found = _found(str(beside or base), revision if isinstance(revision, str) else None, cache, progress)
+    if found.merge is not None:
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path {base} is an adapter, not a model")
+    return replace(found, name=name, sha=sha, merge=folder)
 
 
 def _from_package(name: str, cache: Path, progress: Progress) -> ModelFolder:
@@ -170,74 +174,12 @@ def _from_package(name: str, cache: Path, progress: Progress) -> ModelFolder:
     folders = spec.submodule_search_locations if spec else None
     if not folders:
         raise ModelSourceError(f"package://{name}: no package {module} is installed (pip install {name})")
-    return _from_folder(Path(next(iter(folders))), module, cache, progress)
+    return _from_folder(Path(next(iter(folders))), module, "", cache, progress)
 
 
-def _from_hub(
-    repo: str, revision: str | None, cache: Path, progress: Progress, wanted: list[str] = _WANTED
-) -> ModelFolder:
-    if not _HUB_ID.fullmatch(repo):
-        raise ModelSourceError(f"{repo!r} is neither an existing path nor a hub id such as org/name")
-    from huggingface_hub import snapshot_download
-
-    at = f" at {revision}" if revision else ""
-    progress(f"looking up {repo}{at} on the Hugging Face hub")
+def _from_hub(repo: str, revision: str | None, cache: Path, progress: Progress) -> ModelFolder:
+    folder = hub.download_model(repo, revision, cache, progress)
     try:
-        path = snapshot_download(
-            repo,
-            revision=revision,
-            cache_dir=cache,
-            allow_patterns=wanted,
-            ignore_patterns=_UNWANTED,
-            tqdm_class=_reporter(repo, progress),
-        )
-    except Exception as error:  # its HTTP library's errors pass through, and that library changes
-        raise ModelSourceError(_why_not(error, repo, revision, cache)) from error
-    folder = Path(path)
-    if wanted is _WANTED and _lacking(folder):
-        raise CheckpointError(_incomplete(folder).replace(str(folder), repo, 1))
-    return ModelFolder(folder, repo, folder.name)
-
-
-def _why_not(error: Exception, repo: str, revision: str | None, cache: Path) -> str:
-    """One sentence about a failed download, with the remedy."""
-    from huggingface_hub import constants, errors
-
-    hub = constants.ENDPOINT
-    if isinstance(error, errors.GatedRepoError):
-        return f"{repo} is gated: accept its terms at {hub}/{repo} and set HF_TOKEN to a token of that account"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision!r} on {hub}: set --revision to one of its branches, tags or commits"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{repo} is not on {hub}, or private: check the name, or set HF_TOKEN (there is no local folder {repo})"
-    if isinstance(error, errors.HFValidationError):
-        return f"{repo!r} is neither an existing path nor a hub id such as org/name"
-    if constants.HF_HUB_OFFLINE:
-        return f"{repo} is not completely in the cache {cache}, and HF_HUB_OFFLINE is set: unset it, or download first"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return f"{hub} cannot be reached, and {repo} is not completely in the cache {cache}: {_first_line(error)}"
-    return f"downloading {repo} from {hub} failed: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def _reporter(repo: str, progress: Progress) -> Any:
-    """A class for snapshot_download's progress bars that writes lines for the log instead."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    reported = {""}  # bytes received and bytes written have bars of their own, which mostly say the same
-
-    class Reporter(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            quiet = {"file": io.StringIO(), "disable": False, "mininterval": _SECONDS_BETWEEN_REPORTS}
-            super().__init__(*args, **(kwargs | quiet))  # type: ignore[no-untyped-call]
-
-        def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            line = f"downloading {repo}: {self.n / 1e9:.2f} of {(self.total or 0) / 1e9:.2f} GB"
-            if self.unit == "B" and self.n and line not in reported:
-                reported.add(line)
-                progress(line)
-
-    return Reporter
+        return _from_folder(folder, repo, folder.name, cache, progress)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(folder), repo)) from error

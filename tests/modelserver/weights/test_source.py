@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_hub import COMMIT, FakeHub, serve_hub
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from tiny_gguf import write_gguf
 
 from textgen_server.errors import CheckpointError, ModelSourceError
@@ -93,7 +94,8 @@ class TestOnThisMachine:
         ("files", "complaint"),
         [
             ([], r"has no config\.json and no \*\.safetensors; it holds nothing"),
-            (["config.json", "pytorch_model.bin"], r"no \*\.safetensors; it holds config\.json, pytorch_model\.bin"),
+            (["config.json", "model.onnx"], r"no \*\.safetensors; it holds config\.json, model\.onnx"),
+            (["pytorch_model.bin"], r"has no config\.json and no \*\.safetensors; it holds pytorch_model\.bin"),
             (["model.safetensors"], r"has no config\.json; it holds model\.safetensors"),
             ([f"file{i}" for i in range(10)], r"it holds file0, .*, file7 and 2 more"),
             (["a.gguf", "b.gguf"], r"holds 2 \.gguf files: give the path of one, such as .*/a\.gguf"),
@@ -114,7 +116,7 @@ class TestOnThisMachine:
 
         monkeypatch.setattr(Path, "is_file", deny)
 
-        with pytest.raises(ModelSourceError, match=rf"cannot read {tmp_path}/config\.json: Permission denied"):
+        with pytest.raises(ModelSourceError, match=rf"cannot read {tmp_path}/adapter_config\.json: Permission denied"):
             locate(str(tmp_path), None, cache, ignore)
 
     def test_an_endless_name_is_refused(self, cache: str) -> None:
@@ -178,9 +180,9 @@ class TestOnThisMachine:
         with pytest.raises((ModelSourceError, CheckpointError), match=complaint):
             locate(f"package://{name}", None, cache, ignore)
 
-    @pytest.mark.parametrize("model_id", ["s3://bucket/model", "gs://bucket/model", "https://example.org/model"])
-    def test_other_schemes_are_not_supported_yet(self, model_id: str, cache: str) -> None:
-        with pytest.raises(ModelSourceError, match=rf"{model_id}: \w+:// is not supported yet"):
+    @pytest.mark.parametrize("model_id", ["https://example.org/model", "file:///model"])
+    def test_other_schemes_are_not_supported(self, model_id: str, cache: str) -> None:
+        with pytest.raises(ModelSourceError, match=rf"{model_id}: \w+:// is not supported; package://, hf://"):
             locate(model_id, None, cache, ignore)
 
     @pytest.mark.parametrize("model_id", ["org name/x", "org/", "bad--name", "hf://a/b/c", "hf://", "name:tag"])
@@ -235,7 +237,7 @@ model_id, revision, cache = json.loads(sys.argv[1])
 found, error, lines = None, None, []
 try:
     found = locate(model_id, revision, cache, lines.append)
-    found = {"path": str(found.path), "name": found.name, "sha": found.sha}
+    found = {"path": str(found.path), "name": found.name, "sha": found.sha, "merge": str(found.merge)}
 except TextgenError as caught:
     error = f"{type(caught).__name__}: {caught}"
 print(json.dumps([found, error, lines]))
@@ -282,7 +284,7 @@ def test_a_hub_model_is_downloaded_without_what_is_not_needed(hub: FakeHub, cach
     ]  # fmt: skip
     assert hub.tokens == {"Bearer hf_mine"}
     assert outcome.lines[0] == "looking up org/model on the Hugging Face hub"
-    assert "downloading org/model: 0.02 of 0.02 GB" in outcome.lines
+    assert any(line.startswith("downloading org/model: 0.02 of 0.02 GB, ") for line in outcome.lines)
     assert outcome.stderr == ""
 
 
@@ -343,8 +345,60 @@ def test_a_hub_that_cannot_be_reached_is_named(cache: str) -> None:
     assert outcome.error.startswith("ModelSourceError: http://127.0.0.1:9 cannot be reached, and org/model is not")
 
 
+def test_an_interrupted_download_goes_on_where_it_stopped(hub: FakeHub, cache: str) -> None:
+    hub.cut["tokenizer.model"] = 15_000_000
+
+    outcome = locate_elsewhere("org/model", cache, hub.url)
+
+    assert outcome.found is not None
+    assert hub.ranges == ["tokenizer.model"]
+    assert (Path(outcome.found["path"]) / "tokenizer.model").read_bytes() == bytes(20_000_000)
+
+
+def test_a_file_that_arrives_damaged_is_named_and_fetched_again(hub: FakeHub, cache: str) -> None:
+    hub.large.add("model.safetensors")
+    hub.damaged.add("model.safetensors")
+
+    damaged = locate_elsewhere("org/model", cache, hub.url)
+    hub.damaged.clear()
+    again = locate_elsewhere("org/model", cache, hub.url)
+
+    assert damaged.error == (
+        "ModelSourceError: org/model: model.safetensors arrived damaged: its sha256 is not the hub's; "
+        "it was deleted: start again to download it again"
+    )
+    assert again.found is not None
+    assert (Path(again.found["path"]) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_bin_files_are_fetched_and_converted_where_there_is_nothing_else(hub: FakeHub, cache: str) -> None:
+    files = hub.files["org/model"]
+    del files["model.safetensors"]
+    content = io.BytesIO()
+    torch.save({"a": torch.arange(2.0)}, content)
+    files["pytorch_model.bin"] = content.getvalue()
+
+    outcome = locate_elsewhere("org/model", cache, hub.url)
+
+    assert outcome.found is not None, outcome.error
+    assert outcome.found["sha"] == COMMIT
+    assert load_file(Path(outcome.found["path"]) / "model-00001-of-00001.safetensors")["a"].tolist() == [0, 1]
+
+
+def test_an_adapters_repository_brings_its_base_model(hub: FakeHub, cache: str) -> None:
+    config = {"base_model_name_or_path": "org/model", "peft_type": "LORA"}
+    hub.files["org/tuned"] = {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": WEIGHTS}
+
+    outcome = locate_elsewhere("org/tuned", cache, hub.url)
+
+    assert outcome.found is not None, outcome.error
+    assert outcome.found["name"] == "org/tuned"
+    assert "models--org--model" in outcome.found["path"]
+    assert "models--org--tuned" in outcome.found["merge"]
+
+
 def test_a_hub_repository_without_safetensors_says_what_is_missing(hub: FakeHub, cache: str) -> None:
-    del hub.files["org/model"]["model.safetensors"]
+    del hub.files["org/model"]["model.safetensors"], hub.files["org/model"]["pytorch_model.bin"]
 
     outcome = locate_elsewhere("org/model", cache, hub.url)
 
