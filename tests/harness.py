@@ -64,11 +64,12 @@ def run(
     prefill: int | None = None,
     batch: int = 64,
     caching: bool = True,
+    speculate: int = 0,
 ) -> Run:
     """Run requests, whose keys are their indices, together until all have ended."""
     caching = caching and not runner.loaded.config.family.encoder_decoder
     blocks = BlockManager(num_blocks or runner.num_blocks, runner.layout.block_size, caching)
-    limits = Limits(batch, prefill or runner.max_prefill_tokens, blocks.num_blocks * blocks.block_size)
+    limits = Limits(batch, prefill or runner.max_prefill_tokens, blocks.num_blocks * blocks.block_size, speculate)
     scheduler = Scheduler(blocks, limits)
     for request in requests:
         scheduler.add(request)

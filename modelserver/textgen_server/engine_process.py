@@ -220,7 +220,7 @@ def _limits(options: ServerOptions, muscle: _Muscle) -> Limits:
             f"--max-input-tokens {options.longest_input} leaves no token to generate: it must be less than "
             f"the {wanted} that prompt and output may have together"
         )
-    return Limits(options.max_batch_size, muscle.max_prefill_tokens, wanted)
+    return Limits(options.max_batch_size, muscle.max_prefill_tokens, wanted, options.speculate)
 
 
 def _describe(orders: Orders, muscle: _Muscle, limits: Limits) -> EngineInfo:

@@ -57,8 +57,8 @@ class MockExecutor:
 
     def execute(self, plan: StepPlan) -> StepResult:
         """See engine.loop.Executor."""
-        self._wait(sum(len(item.tokens) for item in plan.items[plan.num_decodes :]))
-        samples = [item.sample for item in plan.items if item.sample]
+        self._wait(sum(len(item.tokens) for item in plan.items if not item.is_decode))
+        samples = [sample for item in plan.items for sample in item.choices()]
         tokens = [self._choose(sample) for sample in samples]
         tops = [self._tops(token, sample.params.top_tokens) for token, sample in zip(tokens, samples, strict=True)]
         scores = [self._score(item) for item in plan.items if item.targets]

@@ -52,7 +52,8 @@ class ServerOptions(BaseModel):
     # --- model ------------------------------------------------------------------------------------------------------
     model_id: str = Field(default=EMBEDDED_MODEL, min_length=1)
     """Where the model is: a local folder, a .gguf file, `package://NAME` (weights inside an installed Python package),
-    or the id of a repository on the Hugging Face hub. A path is never looked up on the hub."""
+    the id of a repository on the Hugging Face hub, or `s3://BUCKET/PATH` or `gs://BUCKET/PATH`. A path is never looked
+    up on the hub. See models.md."""
 
     revision: str | None = None
     """Branch, tag or commit of a hub repository."""
@@ -182,6 +183,10 @@ class ServerOptions(BaseModel):
 
     block_size: int | None = Field(default=None, ge=1)
     """Tokens per KV cache block. Default: what the attention backend prefers."""
+
+    speculate: int = Field(default=0, ge=0, le=32)
+    """Most tokens of a request that are guessed in a step, from what followed the same words before, and checked in the
+    same step. The text is the same with and without; text that repeats itself comes faster."""
 
     prefix_caching: bool = True
     """Share the KV blocks of equal prompt prefixes."""
@@ -381,7 +386,8 @@ def _one_of(value: str | None, known: Any, what: str) -> str | None:
 
 class ServerSettings(ServerOptions, BaseSettings):
     """Serve a language model over HTTP. Each flag may also be given as an environment variable: --max-total-tokens
-    as MAX_TOTAL_TOKENS. The command line wins. Other commands: `textgen-server detect-watermark --help`."""
+    as MAX_TOTAL_TOKENS. The command line wins. Other commands, each with its own `--help`: detect-watermark,
+    download-weights."""
 
     model_config = SettingsConfigDict(
         extra="ignore",

@@ -7,6 +7,7 @@ from harness import generate, make_runner, run
 from tokenizers import Tokenizer
 
 from textgen_server.engine.request import Request
+from textgen_server.sampling import SamplingParams
 
 PROMPTS = [
     "What is Deep Learning?",
@@ -42,9 +43,27 @@ def test_each_prompt_alone(runner, prompts, expected):
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"prefill": 16}, {"num_blocks": 13, "prefill": 32}, {"caching": False, "batch": 2}], ids=str
+    "how",
+    [{}, {"prefill": 16}, {"num_blocks": 13, "prefill": 32}, {"caching": False, "batch": 2}, {"speculate": 4}],
+    ids=str,
 )
 def test_together_chunked_preempted_or_uncached(runner, prompts, expected, how):
     result = run(runner, [Request(key, list(prompt), NEW_TOKENS) for key, prompt in enumerate(prompts)], **how)
     assert result.texts == expected
     assert ("num_blocks" not in how) or result.preemptions > 0
+
+
+def test_guessing_changes_no_text_and_saves_steps(runner, prompts):
+    repeated = prompts[4] + prompts[4]
+    params = [
+        SamplingParams(),
+        SamplingParams(greedy=False, seed=1, temperature=0.7),
+        SamplingParams(frequency_penalty=0.5),
+    ]
+    texts = {
+        speculate: [
+            run(runner, [Request(0, list(repeated), 24, sampling)], speculate=speculate).texts[0] for sampling in params
+        ]
+        for speculate in (0, 4)
+    }
+    assert texts[4] == texts[0]

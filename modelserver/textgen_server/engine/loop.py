@@ -205,7 +205,7 @@ class EngineLoop:
 
     def _step(self, plan: StepPlan, started: float) -> None:
         """Run `plan`, which was begun at `started` of time.perf_counter."""
-        statistics = self.statistics.methods["decode" if plan.num_decodes == len(plan.items) else "prefill"]
+        statistics = self.statistics.methods["decode" if all(item.is_decode for item in plan.items) else "prefill"]
         planned = time.perf_counter()
         self._step_started = time.monotonic()
         try:

@@ -1,7 +1,7 @@
 """What one step computes. The scheduler writes plans, the runner carries them out, worker ranks receive them whole."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +52,11 @@ class Sample:
     previous: int = 0
     constraint: Constraint | None = None
 
+    def after(self, guesses: list[int]) -> "Sample":
+        """The same choice if `guesses`, at least one, had been chosen before it."""
+        history = None if self.history is None else self.history + guesses
+        return replace(self, position=self.position + len(guesses), history=history, previous=guesses[-1])
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -62,6 +67,8 @@ class Item:
         start: position of the first of them in the sequence.
         blocks: all blocks of the sequence, in order; they cover start + len(tokens) tokens.
         sample: how to choose the next token, or None for a chunk that is not the prompt's last.
+        drafts: so many tokens at the end are guesses of what follows. A token is chosen before each of them too;
+            `sample` is of the first choice.
         targets: with prompt log-probabilities, the tokens that follow the first rows, one for each, else empty.
         top_targets: so many of the likeliest tokens are reported for each target.
         encoder_length: with an encoder-decoder model, so many tokens at the sequence's start are the encoder's.
@@ -76,11 +83,24 @@ class Item:
     top_targets: int = 0
     encoder_length: int = 0
     adapter: str = ""
+    drafts: int = 0
+
+    @property
+    def is_decode(self) -> bool:
+        """True where all of the prompt has been computed before."""
+        return self.sample is not None and len(self.tokens) == 1 + self.drafts
+
+    def choices(self) -> list[Sample]:
+        """How to choose the token after each of the last `drafts` + 1 rows."""
+        if self.sample is None:
+            return []
+        guesses = self.tokens[len(self.tokens) - self.drafts :]
+        return [self.sample, *(self.sample.after(guesses[:count]) for count in range(1, self.drafts + 1))]
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """The items of one step: first those that decode (one token and a sample), then the prefill chunks."""
+    """The items of one step: first those that decode one token, then those of several, guesses and prefill chunks."""
 
     items: list[Item]
     num_decodes: int
@@ -99,7 +119,8 @@ class StepResult:
     """What a step brought.
 
     Attributes:
-        tokens, logprobs: for each item of the plan that samples, in order: the chosen token, and its log-probability.
+        tokens, logprobs: for each choice of the plan's items (`Item.choices`), in order: the chosen token, and its
+            log-probability.
         tops: for each of those the likeliest tokens, or empty where none asks for them.
         scores: for each item that has targets, in order.
     """

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from textgen_server.engine.plan import Constraint, Scores
+from textgen_server.engine.speculation import Lookup
 from textgen_server.sampling import SamplingParams
 
 
@@ -65,6 +66,8 @@ class Request:
     """From arrival to the first step that worked on it."""
     cached_tokens: int = field(default=0, init=False)
     """Prompt tokens that were found in the prefix cache at first admission."""
+    lookup: Lookup = field(default_factory=Lookup, init=False)
+    """For guesses of its next tokens, where the scheduler asks for such."""
     prompt_scores: Scores = field(default_factory=lambda: Scores([], []), init=False)
     """Of the prompt's tokens but the first, as far as they have been scored."""
 

@@ -11,7 +11,7 @@ over, and only younger requests are preempted for older ones. So the oldest requ
 import itertools
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from textgen_server.engine.blocks import BlockManager
@@ -28,11 +28,13 @@ class Limits:
         max_batch_size: requests that run at once.
         max_prefill_tokens: prompt tokens computed in one step.
         max_total_tokens: prompt plus output of one request; at most what the pool of blocks holds.
+        speculate: most tokens that are guessed for a request in a step.
     """
 
     max_batch_size: int
     max_prefill_tokens: int
     max_total_tokens: int
+    speculate: int = 0
 
 
 @dataclass
@@ -43,7 +45,13 @@ class Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    guessed_tokens: int = 0
+    right_guesses: int = 0
     preemptions: int = 0
+
+
+Choice = tuple[int, float, Tops]
+"""A token that was chosen, its log-probability, and the likeliest tokens of its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,26 +148,54 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """What to compute next, or None when there is nothing. Every plan is followed by one `commit` or `abandon`."""
         decodes = self._plan_decodes()
-        chunks = self._plan_chunks()
+        guesses = self._guess_for(decodes)
+        chunks = self._plan_chunks(budget=self.limits.max_prefill_tokens - sum(map(len, guesses.values())))
         # An older request's claim on blocks may have preempted a younger one that was planned before it.
-        decodes = [(request, length) for request, length in decodes if request.blocks]
+        decodes = [request for request in decodes if request.blocks]
         chunks = [(request, length) for request, length in chunks if request.blocks]
-        self._planned = [request for request, _ in (*decodes, *chunks)]
+        plain = [request for request in decodes if request not in guesses]
+        guessed = [request for request in decodes if request in guesses]
+        self._planned = [*plain, *guessed, *(request for request, _ in chunks)]
         if not self._planned:
             return None
         now = time.monotonic()
         for request in self._planned:
             if request.queue_seconds is None:
                 request.queue_seconds = now - request.arrival
-        items = [_item(request, length) for request, length in (*decodes, *chunks)]
-        return StepPlan(items, num_decodes=len(decodes))
+        items = [_item(request, 1) for request in plain]
+        items += [_item(request, 1, guesses[request]) for request in guessed]
+        items += [_item(request, length) for request, length in chunks]
+        return StepPlan(items, num_decodes=len(plain))
 
-    def _plan_decodes(self) -> list[tuple[Request, int]]:
+    def _plan_decodes(self) -> list[Request]:
         return [
-            (request, 1)
+            request
             for request in list(self.running)
             if request.num_uncomputed == 1 and self._make_room(request, len(request.tokens))
         ]
+
+    def _guess_for(self, decodes: list[Request]) -> dict[Request, list[int]]:
+        """Guesses for those for which there are any; half of the prefill budget at most, so that prompts go on."""
+        if not self.limits.speculate:
+            return {}
+        room = self.limits.max_prefill_tokens // 2
+        guesses = {}
+        for request in decodes:
+            if found := self._guess(request, min(self.limits.speculate, room)):
+                guesses[request] = found
+                room -= len(found)
+        return guesses
+
+    def _guess(self, request: Request, most: int) -> list[int]:
+        """Tokens that may follow, if blocks are free for them. None for a grammar, whose state cannot go back."""
+        most = min(most, request.max_new_tokens - request.num_generated - 1)
+        if most < 1 or not request.blocks or request.constraint is not None:
+            return []
+        guesses = request.lookup.guess(request.tokens, most)
+        if not guesses or not self.blocks.can_grow(request, len(request.tokens) + len(guesses)):
+            return []
+        self.blocks.grow(request, len(request.tokens) + len(guesses))
+        return guesses
 
     def _make_room(self, request: Request, num_tokens: int) -> bool:
         """Cover `num_tokens` tokens, preempting younger requests if need be. False when it was itself preempted."""
@@ -179,8 +215,7 @@ class Scheduler:
         self.waiting.appendleft(request)
         self.counters.preemptions += 1
 
-    def _plan_chunks(self) -> list[tuple[Request, int]]:
-        budget = self.limits.max_prefill_tokens
+    def _plan_chunks(self, budget: int) -> list[tuple[Request, int]]:
         planned: list[tuple[Request, int]] = []
         for request in list(self.running):
             if request.num_uncomputed > 1 and request.blocks:
@@ -226,34 +261,46 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult) -> Events:
         """Book the results of the last plan. Requests that were aborted meanwhile are passed over."""
         events = Events()
-        sampled = zip(result.tokens, result.logprobs, result.tops or itertools.repeat(()), strict=False)
+        choices = zip(result.tokens, result.logprobs, result.tops or itertools.repeat(()), strict=False)
         scores = iter(result.scores)
         for request, item in zip(self._planned, plan.items, strict=True):
-            choice = next(sampled) if item.sample else None
+            chosen = list(itertools.islice(choices, item.drafts + 1)) if item.sample else []
             score = next(scores) if item.targets else None
             if self._by_key.get(request.key) is not request:
                 continue
-            request.num_computed += len(item.tokens)
-            self.blocks.publish(request)
             if score is not None:
                 request.prompt_scores.logprobs.extend(score.logprobs)
                 request.prompt_scores.tops.extend(score.tops)
-            if choice is not None:
-                self._append(request, *choice, events)
+            self._take(request, item, chosen, events)
         self._planned = []
         return events
 
-    def _append(self, request: Request, token: int, logprob: float, top: Tops, events: Events) -> None:
-        self.counters.generated_tokens += 1
+    def _take(self, request: Request, item: Item, chosen: list[Choice], events: Events) -> None:
+        """Book one item: the tokens that were chosen, as far as the guesses before them were right."""
+        guesses = item.tokens[len(item.tokens) - item.drafts :]
+        right = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1][0], zip(guesses, chosen, strict=False))
+        )
+        if guesses:
+            request.lookup.judge(right)
+            self.counters.guessed_tokens += len(guesses)
+            self.counters.right_guesses += right
+        finish = Finish.UNFINISHED
         try:
-            finish = request.append(token)
+            for token, logprob, top in chosen[: right + 1]:
+                finish = request.append(token)
+                self.counters.generated_tokens += 1
+                events.outputs.append(Output(request, request.num_generated - 1, token, logprob, finish, top))
+                if finish:
+                    break
         except GenerationError as error:
-            self._remove(request)
+            finish = Finish.ABORTED
             events.failures.append(Failure(request.key, error))
-            return
+        # The keys of guesses that were wrong, or came after the end, lie behind what is computed.
+        request.num_computed = min(request.num_computed + len(item.tokens) - item.drafts + right, len(request.tokens))
+        self.blocks.publish(request)
         if finish:
             self._remove(request)
-        events.outputs.append(Output(request, request.num_generated - 1, token, logprob, finish, top))
 
     def abandon(self) -> list[Request]:
         """Drop the requests of the last plan, whose step failed. Returns them."""
@@ -272,7 +319,7 @@ class Scheduler:
         self.blocks.release(request)
 
 
-def _item(request: Request, length: int) -> Item:
+def _item(request: Request, length: int, guesses: Sequence[int] = ()) -> Item:
     start = request.num_computed
     end = start + length
     sample, targets, top_targets = None, [], 0
@@ -283,7 +330,7 @@ def _item(request: Request, length: int) -> Item:
         targets = request.tokens[start + 1 : min(end + 1, request.prompt_length)]
         top_targets = request.sampling.top_tokens
     return Item(
-        tokens=request.tokens[start:end],
+        tokens=[*request.tokens[start:end], *guesses],
         start=start,
         blocks=request.blocks,
         sample=sample,
@@ -291,4 +338,5 @@ def _item(request: Request, length: int) -> Item:
         top_targets=top_targets,
         encoder_length=request.encoder_length,
         adapter=request.adapter,
+        drafts=len(guesses),
     )

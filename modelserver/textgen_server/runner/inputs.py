@@ -1,5 +1,6 @@
 """From a plan to the tensors of one forward pass. Called by the runner, on every rank alike."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +59,8 @@ def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
     tables = _block_tables(items)
     rows = np.repeat(np.arange(len(items)), query_lens)
     slots = tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    sampled = [index for index, item in enumerate(items) if item.sample]
+    choices = [item.choices() for item in items]
+    sampled = [row for end, of_item in zip(starts[1:], choices, strict=True) for row in range(end - len(of_item), end)]
 
     def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -79,8 +81,8 @@ def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
         tokens=on_device(np.fromiter((t for item in items for t in item.tokens), np.int64, len(rows))),
         positions=on_device(positions),
         batch=batch,
-        sample_rows=None if every_row else on_device(starts[1:][sampled].astype(np.int64) - 1),
-        samples=[item.sample for item in items if item.sample],
+        sample_rows=None if every_row else on_device(np.array(sampled, dtype=np.int64)),
+        samples=list(itertools.chain.from_iterable(choices)),
         targets=[
             Targets(int(first), on_device(np.array(item.targets, dtype=np.int64)), item.top_targets)
             for first, item in zip(starts, items, strict=False)
