@@ -18,7 +18,7 @@ from textgen_server.api.description import EXAMPLES, describe
 from textgen_server.api.errors import GENERATE, KSERVE, OPENAI, TGI, surface_of
 
 MODEL = "test-model"
-SECONDS = 5
+SECONDS = 30
 EXAMPLES_EACH = 60
 
 # A version in the path changes nothing of a route.
