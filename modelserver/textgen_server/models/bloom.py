@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
-from textgen_server.layers.activation import activation
+from textgen_server.layers.activation import ACTIVATIONS
 from textgen_server.layers.alibi import alibi_slopes
 from textgen_server.layers.build import Builder
 from textgen_server.layers.mlp import MLP
@@ -35,7 +35,7 @@ class BloomLayer(nn.Module):
             build,
             f"{prefix}.mlp",
             config.intermediate_size,
-            activation("gelu_pytorch_tanh", "activation"),
+            ACTIVATIONS["gelu_pytorch_tanh"],
             ("dense_h_to_4h", "dense_4h_to_h"),
         )
         self.normed_residual = flag(config.raw, "apply_residual_connection_post_layernorm", False)
