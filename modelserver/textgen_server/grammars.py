@@ -16,14 +16,14 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 
-from textgen_server.json_schema import closed
+from textgen_server.json_schema import closed, styled
 from textgen_server.sampling import Grammar
 
 # A lexer state takes one or two kilobytes, and a request's grammar has its own. JSON of a schema needs some hundreds.
 LIMITS = LLParserLimits(max_lexer_states=100_000, verbose_errors=False)
 
-# Where a schema has no "x-guidance" of its own: at most one blank between the tokens of JSON, as in TGI. Small models
-# would otherwise go on with blanks until their last token.
+# At most one blank between the tokens of JSON, as in TGI: small models would otherwise go on with blanks until their
+# last token.
 _JSON_STYLE = {"whitespace_pattern": "[ ]?"}
 
 CHECKER_STACK_BYTES = 8 << 20
@@ -50,11 +50,7 @@ def to_llguidance(grammar: Grammar) -> str:
     except UnicodeEncodeError:
         raise BadGrammar("it has half a surrogate pair, which is no character") from None
     if grammar.kind == "json_schema":
-        schema = closed(_parse(grammar.source))
-        if schema is True:
-            schema = {}
-        if isinstance(schema, dict):
-            schema.setdefault("x-guidance", _JSON_STYLE)
+        schema = styled(closed(_parse(grammar.source)), _JSON_STYLE)
         return LLMatcher.grammar_from_json_schema(json.dumps(schema))
     if grammar.kind == "regex":
         return LLMatcher.grammar_from_lark(f"start: /{_lark_regex(grammar.source)}/")

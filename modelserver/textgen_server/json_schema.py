@@ -1,10 +1,26 @@
 """JSON schemas, as what a model writes is held to them. Used by grammars.py, and by text/tools/ for arguments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 DEEPEST = 200
 """Levels of lists and objects beyond which a schema is refused; others than ours read them by recursion."""
+
+
+# What a schema may say to llguidance in "x-guidance". Its other options are patterns, of which clients could build
+# grammars that it never comes to an end with; they have no effect.
+_OPTIONS = ("coerce_one_of", "lenient", "whitespace_flexible")
+
+
+def styled(schema: Any, style: Mapping[str, Any]) -> Any:
+    """The schema with llguidance's options of `style` and its own "x-guidance"; its own white space goes first."""
+    if not isinstance(schema, dict):
+        return {"x-guidance": style} if schema is True else schema
+    given = schema.get("x-guidance")
+    options = {name: given[name] for name in _OPTIONS if name in given} if isinstance(given, dict) else {}
+    if "whitespace_flexible" in options:
+        style = {}
+    return {**schema, "x-guidance": {**style, **options}}
 
 
 def is_too_deep(value: Any) -> bool:

@@ -188,6 +188,16 @@ def test_a_schema_may_set_its_own_white_space(model):
     }
 
 
+def test_options_that_are_patterns_have_no_effect(model):
+    schema = {
+        "type": "array",
+        "items": {"const": 1},
+        "minItems": 2,
+        "x-guidance": {"item_separator": "", "lenient": True},
+    }
+    jsonschema.validate(json.loads(model.text(model.write(schema_of(schema), 0, most=9))), schema)
+
+
 def test_the_end_comes_only_where_the_grammar_accepts(model):
     constraint = model.compiler.constraint(Grammar("regex", "[ab]{2}c?"))
     assert not model.ends & set(model.allowed(constraint)[0])

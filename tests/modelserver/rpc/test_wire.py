@@ -18,6 +18,7 @@ from textgen_server.rpc.client import EngineRequest, SamplingParams, Token
 from textgen_server.rpc.engine_pb2 import EngineInfo
 from textgen_server.rpc.remote import RemoteEngine
 from textgen_server.rpc.service import EngineService, serve
+from textgen_server.sampling import Grammar
 
 
 @dataclass
@@ -37,11 +38,43 @@ class CountingExecutor:
         return StepResult(tokens, [-0.5] * len(tokens))
 
 
+class UpTo:
+    """A constraint that ends with the token `last`."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.finished = False
+
+    @staticmethod
+    def fill_masks(constraints, masks) -> None:
+        masks.fill(-1)
+
+    def accept(self, token: int) -> None:
+        self.finished = token == self.last
+
+
+@dataclass
+class Compiler:
+    """A grammar is the last token that may come. Compiling waits for `gate`; `asked` is what it was asked for."""
+
+    asked: list[tuple[Grammar, bool]] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def constraint(self, grammar: Grammar, goes_on: bool) -> UpTo:
+        self.asked.append((grammar, goes_on))
+        self.gate.wait(20)
+        if grammar.source == "wrong":
+            raise InvalidRequest("grammar is not valid: it is wrong")
+        return UpTo(int(grammar.source))
+
+
 @dataclass
 class Wire:
     address: str
     loop: EngineLoop
     executor: CountingExecutor
+    compiler: Compiler
+    service: EngineService
 
     async def client(self, stuck_after: float = 5.0) -> RemoteEngine:
         engine = RemoteEngine(stuck_after)
@@ -53,15 +86,18 @@ class Wire:
 async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
     executor = CountingExecutor()
     executor.gate.set()
-    service = EngineService(EngineInfo(model_type="counting", max_total_tokens=1000))
+    compiler = Compiler()
+    compiler.gate.set()
+    service = EngineService(EngineInfo(model_type="counting", max_total_tokens=1000), compiler)
     loop = EngineLoop(Scheduler(BlockManager(64, 16), Limits(8, 64, 1000)), executor, service.publish)
     service.attach(loop)
     address = f"unix:{tmp_path}/engine"
     server = await serve(service, address)
     thread = threading.Thread(target=run, args=(loop,))
     thread.start()
-    yield Wire(address, loop, executor)
+    yield Wire(address, loop, executor, compiler, service)
     executor.gate.set()
+    compiler.gate.set()
     loop.stop()
     await asyncio.to_thread(thread.join, 10)
     await server.stop(None)
@@ -248,4 +284,53 @@ async def test_the_status_tells_of_requests_that_join_others_and_what_all_may_co
     assert (sum(status.joined.counts), status.joined.sum) == (2, 2)
     assert sum(status.join_seconds.counts) == 1
     assert status.tokens_claimed == 0
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_a_grammar_is_compiled_while_the_engine_serves_others(wire: Wire):
+    engine = await wire.client()
+    wire.compiler.gate.clear()
+    grammar = Grammar("regex", "5")
+    constrained = asyncio.create_task(collect(engine, EngineRequest([1], 50, grammar=grammar)))
+    await until(lambda: wire.compiler.asked)
+    assert len(await collect(engine, EngineRequest([1], 7, stop_tokens=(99,)))) == 7
+    assert not constrained.done()
+    wire.compiler.gate.set()
+    tokens = await constrained
+    assert [token.id for token in tokens] == [2, 3, 4, 5]
+    assert tokens[-1].finish == "eos_token"
+    await collect(engine, EngineRequest([1], 50, stop_tokens=(99,), grammar=grammar))
+    assert wire.compiler.asked == [(grammar, True), (grammar, False)]
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_a_grammar_that_the_engine_cannot_use_fails_its_request_alone(wire: Wire):
+    engine = await wire.client()
+    with pytest.raises(InvalidRequest, match="it is wrong"):
+        await collect(engine, EngineRequest([1], 5, grammar=Grammar("regex", "wrong")))
+    with pytest.raises(GenerationError, match="its grammar failed: invalid literal"):
+        await collect(engine, EngineRequest([1], 5, grammar=Grammar("regex", "no number")))
+    assert len(await collect(engine, EngineRequest([1], 2, grammar=Grammar("regex", "3")))) == 2
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_who_leaves_while_the_grammar_is_compiled_is_never_served(wire: Wire):
+    engine = await wire.client()
+    wire.compiler.gate.clear()
+    leave = engine.submit(EngineRequest([1], 5, grammar=Grammar("regex", "9")), Receiver())
+    await until(lambda: wire.compiler.asked)
+    leave()
+    assert len(await collect(engine, EngineRequest([3], 1))) == 1  # so the engine has heard of it
+    wire.compiler.gate.set()
+    await until(lambda: not wire.service._constraining)
+    assert len(await collect(engine, EngineRequest([3], 1))) == 1
+    assert [plan.items[0].tokens for plan in wire.executor.plans] == [[3], [3]]
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_a_model_whose_tokenizer_cannot_be_held_to_a_grammar_says_so(wire: Wire):
+    wire.service._grammars = None
+    engine = await wire.client()
+    with pytest.raises(InvalidRequest, match="grammar is not supported"):
+        await collect(engine, EngineRequest([1], 5, grammar=Grammar("regex", "9")))
     await engine.disconnect(EngineUnavailable("done"))

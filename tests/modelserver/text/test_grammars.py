@@ -108,9 +108,16 @@ async def test_a_hostile_grammar_is_refused_and_the_next_is_checked(checkers, gr
     await checkers.check(Grammar("regex", f"after{len(grammar.source)}"), "grammar")
 
 
-async def test_a_grammar_that_takes_too_long_is_refused_and_the_next_is_checked():
+@pytest.mark.parametrize(
+    "slow",
+    [
+        Grammar("regex", "|".join(f"{i}{i}{i}" for i in range(200_000))),
+        Grammar("lark", "start: /a+/ /a+/ //"),  # llguidance never comes to an end
+    ],
+    ids=["large", "endless"],
+)
+async def test_a_grammar_that_takes_too_long_is_refused_and_the_next_is_checked(slow):
     checker = GrammarChecker(workers=1, seconds=0.4)
-    slow = Grammar("regex", "|".join(f"{i}{i}{i}" for i in range(200_000)))
     try:
         with pytest.raises(InvalidRequest, match=r"takes more than 0\.4 s"):
             await checker.check(slow, "grammar")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from textgen_server.errors import InvalidRequest
-from textgen_server.json_schema import closed
+from textgen_server.json_schema import closed, styled
 from textgen_server.sampling import Grammar
 from textgen_server.text.tokenizer import Tokenizer
 from textgen_server.text.tools.calls import NO_ARGUMENTS, ToolUse
@@ -129,7 +129,7 @@ class _Rules:
 
 def _json_rule(schema: Any) -> str:
     schema = closed(json.loads(json.dumps(schema)))  # a copy
-    return f"%json {json.dumps({'x-guidance': _JSON_STYLE, **schema} if isinstance(schema, dict) else schema)}"
+    return f"%json {json.dumps(styled(schema, _JSON_STYLE))}"
 
 
 def _content_rule(content: Grammar) -> str:
