@@ -145,8 +145,9 @@ def _mark(z: Tensor, samples: Sequence[Sample], watermark: Watermark) -> Tensor:
 
 def _constrain(z: Tensor, rows: list[int], masks: Masks) -> Tensor:
     """Rule out what the grammars of `rows` do not let follow; a row that would have nothing left stays as it is."""
-    bits = np.unpackbits(masks.view(np.uint8), axis=-1, count=z.shape[-1], bitorder="little")
-    allowed = torch.from_numpy(bits).to(z.device).bool()
+    words = torch.from_numpy(masks).to(z.device, non_blocking=True)
+    bits = (words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=z.device)) & 1
+    allowed = bits.bool().flatten(1)[:, : z.shape[-1]]
     allowed |= ~allowed.any(-1, keepdim=True)
     index = torch.tensor(rows, device=z.device)
     return z.index_copy(0, index, z[index].masked_fill(~allowed, NEVER))
