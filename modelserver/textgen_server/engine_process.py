@@ -41,6 +41,7 @@ class Orders(BaseModel):
         folder: the model's files.
         sha: the commit of a hub repository, else "".
         adapters: folders of LoRA adapters, by name.
+        merge: folder of an adapter to be added to the weights; None for none.
         rendezvous: "tcp://host:port" where the ranks meet.
         socket: path of the engine's gRPC socket; the workers' pipe is beside it.
         secret: shared by the ranks of one server, for that pipe.
@@ -50,6 +51,7 @@ class Orders(BaseModel):
     folder: Path
     sha: str
     adapters: dict[str, Path]
+    merge: Path | None
     rank: int
     size: int
     rendezvous: str
@@ -138,7 +140,7 @@ def _run_model(orders: Orders) -> int:
     device = prepare_device(orders.options, orders.rank, orders.size)
     group = parallel.join(orders.rank, orders.size, orders.rendezvous, device)
     try:
-        runner = Runner(orders.options, orders.folder, device, group, orders.adapters)
+        runner = Runner(orders.options, orders.folder, device, group, orders.adapters, orders.merge)
         if orders.rank:
             obey(runner, orders.pipe, orders.secret)
             return 0

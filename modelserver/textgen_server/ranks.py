@@ -56,11 +56,12 @@ class Ranks:
         rendezvous = f"tcp://{self._options.master_addr}:{self._options.master_port or _free_port()}"
         secret = secrets.token_hex(16)
         for rank in range(self._size):
-            orders = {
+            orders: dict[str, object] = {
                 "options": self._options.model_dump(exclude_unset=True),
                 "folder": str(self._model.path),
                 "sha": self._model.sha,
                 "adapters": {name: str(folder) for name, folder in self.adapters.items()},
+                "merge": str(self._model.merge) if self._model.merge else None,
                 "rank": rank,
                 "size": self._size,
                 "rendezvous": rendezvous,

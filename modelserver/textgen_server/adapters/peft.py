@@ -51,11 +51,6 @@ class Adapter:
     matrices: dict[str, LowRank]
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model of its own."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
-
-
 def read_adapter(folder: Path) -> Adapter:
     """Read an adapter.
 
@@ -74,6 +69,20 @@ def read_adapter(folder: Path) -> Adapter:
         raise CheckpointError(f"{folder} has no LoRA matrices")
     matrices = {module: _low_rank(folder, module, pair, config) for module, pair in sides.items()}
     return Adapter(str(config.get("base_model_name_or_path") or ""), matrices)
+
+
+def check_fits(adapter: Adapter, folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless the base model `checkpoint` has every matrix that the adapter changes."""
+    for module, matrix in adapter.matrices.items():
+        name = f"{module}.weight"
+        if name not in checkpoint:
+            raise CheckpointError(f"{folder}: the model has no {module}; was the adapter made for another model?")
+        wanted, shape = {matrix.b.shape[0], matrix.a.shape[1]}, checkpoint.shape(name)
+        if wanted != set(shape):
+            raise CheckpointError(
+                f"{folder}: {module} is {list(shape)} in the model, and the adapter's is "
+                f"{[matrix.b.shape[0], matrix.a.shape[1]]}; was it made for another model?"
+            )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

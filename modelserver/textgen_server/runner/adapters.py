@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from textgen_server.adapters.peft import Adapter, read_adapter
+from textgen_server.adapters.peft import check_fits, read_adapter
 from textgen_server.errors import CheckpointError, InvalidRequest, StartupError
 from textgen_server.layers.lora import AdapterRows, LoraLinear
 from textgen_server.weights.checkpoint import Checkpoint
@@ -36,7 +36,7 @@ class Adapters:
         """
         try:
             adapter = read_adapter(folder)
-            self._check(adapter, folder)
+            check_fits(adapter, folder, self._checkpoint)
             used: set[str] = set()
             for layer in self._layers:
                 used |= layer.add(name, adapter, self._device, self._dtype)
@@ -53,15 +53,3 @@ class Adapters:
     def use(self, rows: list[tuple[str, Tensor]]) -> None:
         """Say which rows of the next forward pass use which adapter."""
         self._rows.active = rows
-
-    def _check(self, adapter: Adapter, folder: Path) -> None:
-        for module, matrix in adapter.matrices.items():
-            name = f"{module}.weight"
-            if name not in self._checkpoint:
-                raise CheckpointError(f"{folder}: the model has no {module}; was the adapter made for another model?")
-            wanted, shape = {matrix.b.shape[0], matrix.a.shape[1]}, self._checkpoint.shape(name)
-            if wanted != set(shape):
-                raise CheckpointError(
-                    f"{folder}: {module} is {list(shape)} in the model, and the adapter's is "
-                    f"{[matrix.b.shape[0], matrix.a.shape[1]]}; was it made for another model?"
-                )

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from textgen_server import registry
+from textgen_server.adapters.merge import MergingLoader
+from textgen_server.adapters.peft import Adapter, check_fits, read_adapter
 from textgen_server.attention.base import Attention
 from textgen_server.attention.select import choose
 from textgen_server.errors import CheckpointError, OutOfMemory, StartupError
@@ -25,7 +27,8 @@ from textgen_server.quantization.base import Quantization
 from textgen_server.runner.adapters import Adapters
 from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint
-from textgen_server.weights.loader import Loader
+from textgen_server.weights.progress import Transfer, log_progress
+from textgen_server.weights.survey import Survey
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +75,10 @@ def choose_dtype(options: ServerOptions, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def load_model(options: ServerOptions, folder: Path, device: torch.device, group: Group) -> LoadedModel:
-    """Read the checkpoint in `folder` into a model of its family.
+def load_model(
+    options: ServerOptions, folder: Path, device: torch.device, group: Group, merge: Path | None = None
+) -> LoadedModel:
+    """Read the checkpoint in `folder` into a model of its family; `merge` is a LoRA adapter to add to the weights.
 
     Raises:
         CheckpointError: the family is unknown, or files are damaged or incomplete.
@@ -85,14 +90,18 @@ def load_model(options: ServerOptions, folder: Path, device: torch.device, group
     attention = choose(config.family.attention or options.attention_backend, device.type, dtype, config.head_dim)
     checkpoint = Checkpoint.open(folder)
     rows = AdapterRows() if options.takes_adapters else None
-    build = Builder(Loader(checkpoint, device, dtype), group, _quantization(options, config), attention, rows)
+    quantization = _quantization(options, config)
+    transfer = _survey(config, checkpoint, attention, dtype, group)
+    loader = _loader(checkpoint, device, dtype, merge, transfer)
+    build = Builder(loader, group, quantization, attention, rows)
     try:
         with torch.inference_mode():
             model: CausalModel = config.family.load()(config, build)
+        if merge is not None:
+            loader.check_all_used(merge)
     except torch.OutOfMemoryError:
         raise OutOfMemory(_does_not_fit(checkpoint, device, group)) from None
-    except TooManyRanks as error:
-        raise StartupError(f"--num-shard {group.size} is too much for this model: {error}; lower it") from None
+    transfer.report()
     seconds = time.monotonic() - started
     _log.info(
         "loaded %s, %.2f GB from %s in %.1f s (%s, %s, %s)",
@@ -101,6 +110,39 @@ def load_model(options: ServerOptions, folder: Path, device: torch.device, group
     )  # fmt: skip
     adapters = Adapters(cast(nn.Module, model), checkpoint, rows, device, dtype) if rows is not None else None
     return LoadedModel(model, adapters, config, device, dtype, attention, options.quantize or "")
+
+
+def _survey(
+    config: ModelConfig, checkpoint: Checkpoint, attention: type[Attention], dtype: torch.dtype, group: Group
+) -> Transfer:
+    """Check the checkpoint against config.json before anything is read; then count what this rank will read."""
+    alone = _build_empty(config, Survey(checkpoint, torch.device("meta"), dtype), attention, Group())
+    heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
+    alone.check(config.hidden_size, {config.hidden_size, dim, heads * dim, kv_heads * dim})
+    own = alone
+    if group.size > 1:
+        unconnected = Group(group.rank, group.size)
+        own = _build_empty(config, Survey(checkpoint, torch.device("meta"), dtype), attention, unconnected)
+    progress = log_progress(_log) if group.rank == 0 else lambda line: None
+    return Transfer("loading", config.model_type, own.num_bytes, progress)
+
+
+def _build_empty(config: ModelConfig, survey: Survey, attention: type[Attention], group: Group) -> Survey:
+    try:
+        config.family.load()(config, Builder(survey, group, FullPrecision(), attention))
+    except TooManyRanks as error:
+        raise StartupError(f"--num-shard {group.size} is too much for this model: {error}; lower it") from None
+    return survey
+
+
+def _loader(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, merge: Path | None, transfer: Transfer
+) -> MergingLoader:
+    adapter = Adapter("", {})
+    if merge is not None:
+        adapter = read_adapter(merge)
+        check_fits(adapter, merge, checkpoint)
+    return MergingLoader(checkpoint, device, dtype, adapter.matrices, transfer=transfer)
 
 
 def _quantization(options: ServerOptions, config: ModelConfig) -> Quantization:

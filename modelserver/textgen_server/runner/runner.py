@@ -44,10 +44,11 @@ class Runner:
         device: torch.device,
         group: Group,
         adapters: Mapping[str, Path] = MappingProxyType({}),
+        merge: Path | None = None,
     ) -> None:
         self.group = group
         self.device = device
-        self.loaded = load_model(options, folder, device, group)
+        self.loaded = load_model(options, folder, device, group, merge)
         for name, adapter in adapters.items():  # before the cache takes what memory is left
             self.load_adapter(name, adapter)
             _log.info("loaded the adapter %s from %s", name, adapter)

@@ -16,6 +16,6 @@ def what_is_wrong(path: Path, error: Exception) -> str:
     if head == _LFS_POINTER:
         return "is only a Git LFS pointer: fetch the weights with git lfs pull"
     if not size:
-        return "is empty: the download is incomplete"
+        return "is damaged or truncated (0 bytes): it is empty"
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return f"is damaged or truncated ({size} bytes): {reason}"

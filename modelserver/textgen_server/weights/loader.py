@@ -4,12 +4,13 @@ Models never call this directly; layers and quantization methods do.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from textgen_server.weights.checkpoint import Checkpoint
+from textgen_server.weights.progress import Transfer
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Loader:
-    """Reads a checkpoint for one device and one type of numbers."""
+    """Reads a checkpoint for one device and one type of numbers. `transfer`, if any, counts what is read."""
 
     checkpoint: Checkpoint
     device: torch.device
     dtype: torch.dtype
+    transfer: Transfer | None = field(default=None, kw_only=True)
 
     def read(self, part: Part) -> Tensor:
         """The part as stored, on the CPU: a view of the mapped file."""
@@ -49,10 +51,16 @@ class Loader:
     def tensor(self, parts: Sequence[Part]) -> Tensor:
         """The parts joined along their first dimension, on the device. One part that needs no cast stays a view of the
         mapped file on the CPU."""
-        if len(parts) == 1:
-            tensor = self.read(parts[0]).to(self.device, self.dtype)
-            return tensor.contiguous() if parts[0].transposed else tensor
         views = [self.read(part) for part in parts]
+        tensor = self._joined(views, parts[0].transposed)
+        if self.transfer is not None:
+            self.transfer.add(sum(view.nbytes for view in views))
+        return tensor
+
+    def _joined(self, views: Sequence[Tensor], transposed: bool) -> Tensor:
+        if len(views) == 1:
+            tensor = views[0].to(self.device, self.dtype)
+            return tensor.contiguous() if transposed else tensor
         rows = sum(view.shape[0] for view in views)
         joined = torch.empty((rows, *views[0].shape[1:]), dtype=self.dtype, device=self.device)
         for target, view in zip(joined.split([view.shape[0] for view in views]), views, strict=True):

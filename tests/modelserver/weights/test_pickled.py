@@ -111,7 +111,7 @@ def truncated(path: Path) -> None:
         (evil, "holds more than tensors, and reading it could run code"),
         (evil_without_a_zip, r"holds more than tensors|is damaged"),
         (truncated, "is damaged or truncated"),
-        (lambda path: path.write_bytes(b""), "is empty: the download is incomplete"),
+        (lambda path: path.write_bytes(b""), r"is damaged or truncated \(0 bytes\): it is empty"),
         (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid"), "only a Git LFS pointer"),
         (lambda path: path.write_bytes(b"\x00nonsense" * 99), "is damaged"),
         (lambda path: torch.save({"a": torch.zeros(2), "epoch": 3}, path), "must hold named tensors and nothing else"),

@@ -1,0 +1,87 @@
+"""What a model will read, found out by building it without reading: is the checkpoint the one that config.json means?
+
+Used by runner/load.py. Layers read slices, and a slice of a larger matrix would be read without complaint.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from textgen_server.errors import CheckpointError
+from textgen_server.weights.checkpoint import Checkpoint
+from textgen_server.weights.loader import Loader, Part
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True)
+class Survey(Loader):
+    """Reads nothing, on the device "meta", and remembers what was asked for."""
+
+    parts: list[Part] = field(default_factory=list)
+
+    def read(self, part: Part) -> Tensor:
+        """A tensor without values, of the part's shape."""
+        self.parts.append(part)
+        return super().read(part).to("meta")
+
+    @property
+    def num_bytes(self) -> int:
+        """What was asked for, as stored."""
+        return sum(Loader.read(self, part).nbytes for part in self.parts)
+
+    def check(self, hidden_size: int, vector_sizes: Collection[int]) -> None:
+        """Raise CheckpointError unless one rank alone would use every tensor that it reads as a whole, and no layer of
+        the checkpoint were left over.
+
+        Args:
+            hidden_size: the size that matrices have in the dimension that is not cut.
+            vector_sizes: lengths that vectors may have.
+        """
+        by_name: dict[str, list[Part]] = {}
+        for part in self.parts:
+            by_name.setdefault(part.name, []).append(part)
+        for name, parts in by_name.items():
+            self._check_tensor(name, parts, hidden_size, vector_sizes)
+        _check_leftovers(self.checkpoint, by_name)
+
+    def _check_tensor(self, name: str, parts: list[Part], hidden_size: int, vector_sizes: Collection[int]) -> None:
+        shape, dtype = self.checkpoint.shape(name), self.checkpoint.dtype(name)
+        if not dtype.is_floating_point:
+            numbers = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"{name} holds {numbers} numbers, and config.json has no quantization_config")
+        cut = parts[0].stored_dim if parts[0].dim is not None else None
+        if cut is None:
+            if len(shape) == 1 and shape[0] not in vector_sizes:
+                raise CheckpointError(_mismatch(name, shape, 0, hidden_size))
+            return
+        if len(shape) == 2 and shape[1 - cut] != hidden_size:
+            raise CheckpointError(_mismatch(name, shape, 1 - cut, hidden_size))
+        used = _length_covered((part.start, part.start + part.length) for part in parts)
+        if used != shape[cut]:
+            raise CheckpointError(_mismatch(name, shape, cut, used))
+
+
+def _mismatch(name: str, shape: tuple[int, ...], dim: int, wanted: int) -> str:
+    return f"{name} of shape {list(shape)} does not fit config.json, which makes it {wanted} in dimension {dim}"
+
+
+def _length_covered(ranges: Iterable[tuple[int, int]]) -> int:
+    covered = end = 0
+    for start, stop in sorted(ranges):
+        covered += max(stop - max(start, end), 0)
+        end = max(end, stop)
+    return covered
+
+
+def _check_leftovers(checkpoint: Checkpoint, used: Collection[str]) -> None:
+    """Tensors of further layers or experts mean that config.json is another model's."""
+    kinds = {_NUMBER.sub("*", name) for name in used}
+    left = sorted(name for name in checkpoint.names if name not in used and _NUMBER.sub("*", name) in kinds)
+    if left:
+        raise CheckpointError(
+            f"{left[0]} and {len(left) - 1} more tensors are of layers that config.json does not count: it is another "
+            "model's, or its number of layers is wrong"
+        )
