@@ -161,7 +161,7 @@ def _complete(operation: _Json, path: str, method: str, model_name: str) -> None
     if "requestBody" in operation and path in EXAMPLES:
         operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[path]
     for parameter in operation.get("parameters", ()):
-        if parameter["name"] == "model_name":
+        if parameter["name"] in ("model_name", "model_id"):
             parameter["example"] = model_name
 
 
@@ -183,14 +183,8 @@ def _event(schema: _Json, surfaces: Sequence[Surface]) -> _Json:
 def _failures(operation: _Json, surfaces: Sequence[Surface]) -> _Json:
     """How the operation fails, in the surfaces' statuses and shapes. What routes say of it themselves comes last."""
     declared = {status: response for status, response in operation["responses"].items() if int(status) >= 400}
-    causes = {500: _INTERNAL}
-    causes |= _FAILURES_OF_KEYS if "security" in operation else {}
-    causes |= _FAILURES_OF_BODIES if "requestBody" in operation else {}
-    if KSERVE in surfaces or GENERATE in surfaces:
-        causes.pop(415, None)  # JSON is read there whatever the content type says
-    causes |= _FAILURES_OF_GENERATION if "429" in declared else {}
     told: dict[str, list[str]] = {}
-    for status, cause in sorted(causes.items()):
+    for status, cause in sorted(_causes(operation, surfaces).items()):
         for translated in sorted({str(surface.status(Problem(status, cause, ""))) for surface in surfaces}):
             told.setdefault(translated, []).append(cause)
     for status, response in declared.items():
@@ -204,6 +198,16 @@ def _failures(operation: _Json, surfaces: Sequence[Surface]) -> _Json:
     if "429" in failures:
         failures["429"]["headers"] = _RETRY_AFTER
     return failures
+
+
+def _causes(operation: _Json, surfaces: Sequence[Surface]) -> dict[int, str]:
+    """Why the operation may fail, by TGI's statuses. Those that say 429 themselves generate."""
+    causes = {500: _INTERNAL}
+    causes |= _FAILURES_OF_KEYS if "security" in operation else {}
+    causes |= _FAILURES_OF_BODIES if "requestBody" in operation else {}
+    if KSERVE in surfaces or GENERATE in surfaces:
+        causes.pop(415, None)  # JSON is read there whatever the content type says
+    return causes | (_FAILURES_OF_GENERATION if "429" in operation["responses"] else {})
 
 
 def _errors(surfaces: Sequence[Surface]) -> list[_Json]:
