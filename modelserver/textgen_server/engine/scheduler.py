@@ -245,7 +245,8 @@ class Scheduler:
         # What is found in the cache is not computed, so it cannot be scored.
         prefix = [] if request.needs_scores else self.blocks.find_prefix(request)
         # Prompts that are still being prefilled have a claim on blocks that they have not yet taken.
-        claimed = sum(self.blocks.blocks_for(len(r.tokens)) - len(r.blocks) for r in self.running)
+        # Those that guess hold a few more than they need; that is nobody's to give away.
+        claimed = sum(max(self.blocks.blocks_for(len(r.tokens)) - len(r.blocks), 0) for r in self.running)
         if not self.blocks.can_start(request, prefix, claimed):
             return False
         self.waiting.popleft()
