@@ -38,15 +38,19 @@ def test_steps_keep_the_beat_and_the_first_after_a_rest_comes_at_once(folder):
     mock = executor(folder, mock_engine_tokens_per_second=20)
     plan = decode(Sample(SamplingParams(), 0))
     assert seconds(mock, plan) < 0.04
-    assert seconds(mock, plan) == pytest.approx(0.05, abs=0.02)
-    time.sleep(0.03)  # what a step leaves of its time is not added to the next
-    assert seconds(mock, plan) == pytest.approx(0.02, abs=0.015)
+    # The shortest of several, because this machine may have other things to do.
+    assert min(seconds(mock, plan) for _ in range(5)) == pytest.approx(0.05, abs=0.02)
+    rests = []
+    for _ in range(5):
+        time.sleep(0.03)  # what a step leaves of its time is not added to the next
+        rests.append(seconds(mock, plan))
+    assert min(rests) == pytest.approx(0.02, abs=0.015)
 
 
 def test_prompts_take_time_where_their_rate_is_set(folder):
     mock = executor(folder, mock_engine_tokens_per_second=1e6, mock_engine_prefill_tokens_per_second=1000)
     prompt = StepPlan([Item([5] * 100, 0, [0], Sample(SamplingParams(), 0))], num_decodes=0)
-    assert seconds(mock, prompt) == pytest.approx(0.1, abs=0.03)
+    assert min(seconds(mock, prompt) for _ in range(3)) == pytest.approx(0.1, abs=0.03)
     assert mock.longest_step_seconds == pytest.approx(0.512, abs=0.001)  # max_prefill_tokens is the model's 512
 
 
