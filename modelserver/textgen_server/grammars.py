@@ -6,6 +6,7 @@ own, because llguidance follows references by recursion and a schema with a long
 which ends the process; because only a process can be stopped when it takes too long; and because memory can be bounded.
 """
 
+import contextlib
 import json
 import re
 import resource
@@ -121,7 +122,8 @@ def main() -> None:
     """Answer each line, the JSON of a grammar, with a line, the JSON of `check`'s result, until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_CHECKER_MEMORY_BYTES, _CHECKER_MEMORY_BYTES))
+    with contextlib.suppress(ValueError, OSError):  # macOS cannot
+        resource.setrlimit(resource.RLIMIT_AS, (_CHECKER_MEMORY_BYTES, _CHECKER_MEMORY_BYTES))
     threading.stack_size(CHECKER_STACK_BYTES)
     thread = threading.Thread(target=_answer)
     thread.start()

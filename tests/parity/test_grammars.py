@@ -104,6 +104,15 @@ def test_penalties_filters_and_bias_cannot_lead_out_of_a_grammar(tiny):
         fits(grammar, tiny.text(run(tiny.runner, [tiny.request(key, grammar, **params)]).texts[0]))
 
 
+def test_a_text_that_can_only_stop_ends_although_ends_are_ignored(tiny):
+    constraint = tiny.compiler.constraint(Grammar("regex", "(ab){3,5}"), goes_on=True)
+    (outputs,) = run(tiny.runner, [Request(0, [5, 6], 90, SamplingParams(seed=1), constraint=constraint)]).outputs
+    tokens = [output.token for output in outputs]
+    assert tiny.text(tokens) == "ab" * 5
+    assert not tiny.ends & set(tokens)
+    assert outputs[-1].finish is Finish.END_OF_SEQUENCE
+
+
 def green_share(tokens: list[int]) -> float:
     pairs = list(itertools.pairwise(tokens))
     return sum(PUBLIC.is_green(*pair) for pair in pairs) / len(pairs)
