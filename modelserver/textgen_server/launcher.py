@@ -37,6 +37,7 @@ from textgen_server.settings import ServerOptions, ServerSettings, parse
 from textgen_server.telemetry import VERSION, configure_logging
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.tls import Certificate
+from textgen_server.weights.inspection import inspect
 from textgen_server.weights.progress import log_progress
 from textgen_server.weights.source import ModelFolder, locate_all
 
@@ -74,6 +75,8 @@ def _run_server() -> int:
         with _listen(settings.hostname, settings.port, "--port") as listener, _reserved(settings):
             _log.info("model %s", settings.model_id)
             model, adapters = locate_all(settings, log_progress(_log))
+            if not settings.mock_engine:
+                inspect(model.path)
             return uvloop.run(_run(settings, edge, model, adapters, listener))
     except StartupError as error:
         print(f"error: {error.message}", file=sys.stderr)

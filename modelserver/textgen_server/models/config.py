@@ -11,6 +11,7 @@ from textgen_server.errors import CheckpointError
 from textgen_server.layers.activation import Activation, activation
 from textgen_server.layers.rotary import RopeConfig
 from textgen_server.weights.config_files import read_json
+from textgen_server.weights.inspection import family_in
 
 Fields = Mapping[str, Any]
 
@@ -114,7 +115,7 @@ def read_config(folder: Path) -> ModelConfig:
     raw = read_json(folder, "config.json")
     if raw is None:
         raise CheckpointError(f"{folder} has no config.json, so it is not a model folder")
-    family = _family(raw)  # first: other families name their fields differently
+    family = family_in(raw)  # first: other families name their fields differently
     raw |= section(raw, "text_config")  # of a model that also sees
     raw |= {
         ours: raw.get(theirs) for ours, theirs in family.fields.items() if not theirs or raw.get(theirs) is not None
@@ -138,17 +139,6 @@ def read_config(folder: Path) -> ModelConfig:
         stored_dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         raw=raw,
     )
-
-
-def _family(raw: Fields) -> registry.Family:
-    model_type = raw.get("model_type")
-    if model_type is None:
-        raise CheckpointError("config.json lacks the field 'model_type'")
-    family = registry.family_of(model_type)
-    if family is None:
-        known = ", ".join(sorted(name for f in registry.FAMILIES.values() for name in f.model_types))
-        raise CheckpointError(f"config.json: model_type {model_type!r} is not supported; supported: {known}")
-    return family
 
 
 def _heads(raw: Fields) -> tuple[int, int, int]:
