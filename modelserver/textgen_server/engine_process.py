@@ -188,7 +188,7 @@ async def _serve(orders: Orders, muscle: _Muscle) -> int:
         await asyncio.sleep(0.2)  # what the loop published last must still leave this process
         return 1
     finally:
-        await server.stop(grace=None)
+        await server.stop()
     return 0
 
 

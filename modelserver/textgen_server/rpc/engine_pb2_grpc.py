@@ -44,11 +44,6 @@ class EngineStub:
                 request_serializer=textgen__server_dot_rpc_dot_engine__pb2.StatusRequest.SerializeToString,
                 response_deserializer=textgen__server_dot_rpc_dot_engine__pb2.EngineStatus.FromString,
                 _registered_method=True)
-        self.Generate = channel.stream_stream(
-                '/textgen.engine.v1.Engine/Generate',
-                request_serializer=textgen__server_dot_rpc_dot_engine__pb2.ClientMessage.SerializeToString,
-                response_deserializer=textgen__server_dot_rpc_dot_engine__pb2.StepMessage.FromString,
-                _registered_method=True)
         self.ChangeAdapter = channel.unary_unary(
                 '/textgen.engine.v1.Engine/ChangeAdapter',
                 request_serializer=textgen__server_dot_rpc_dot_engine__pb2.AdapterChange.SerializeToString,
@@ -73,13 +68,6 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Generate(self, request_iterator, context):
-        """Requests and aborts in, one message per step out. When the stream ends, everything that it submitted is aborted.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def ChangeAdapter(self, request, context):
         """Load or unload a LoRA adapter between two steps.
         """
@@ -99,11 +87,6 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=textgen__server_dot_rpc_dot_engine__pb2.StatusRequest.FromString,
                     response_serializer=textgen__server_dot_rpc_dot_engine__pb2.EngineStatus.SerializeToString,
-            ),
-            'Generate': grpc.stream_stream_rpc_method_handler(
-                    servicer.Generate,
-                    request_deserializer=textgen__server_dot_rpc_dot_engine__pb2.ClientMessage.FromString,
-                    response_serializer=textgen__server_dot_rpc_dot_engine__pb2.StepMessage.SerializeToString,
             ),
             'ChangeAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.ChangeAdapter,
@@ -165,33 +148,6 @@ class Engine:
             '/textgen.engine.v1.Engine/GetStatus',
             textgen__server_dot_rpc_dot_engine__pb2.StatusRequest.SerializeToString,
             textgen__server_dot_rpc_dot_engine__pb2.EngineStatus.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Generate(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/textgen.engine.v1.Engine/Generate',
-            textgen__server_dot_rpc_dot_engine__pb2.ClientMessage.SerializeToString,
-            textgen__server_dot_rpc_dot_engine__pb2.StepMessage.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,18 +1,16 @@
-"""The engine in another process, as the API process sees it: `Engine` over gRPC.
+"""The engine in another process, as the API process sees it: `Engine` over gRPC, requests and tokens in frames.
 
 The object outlives the process behind it: the launcher connects it to one engine after another, and what it held when
 one went away ends with EngineUnavailable.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import grpc
 
@@ -20,6 +18,7 @@ from textgen_server.errors import EngineUnavailable, IncompleteGeneration, Textg
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
 from textgen_server.rpc.client import Alternatives, EngineRequest, Receiver, Start, Token
+from textgen_server.rpc.frames import Frames, stream_path
 from textgen_server.rpc.wire import (
     CHANNEL_OPTIONS,
     FINISH_NAMES,
@@ -121,25 +120,25 @@ class _Connection:
         self._stub = engine_pb2_grpc.EngineStub(self._channel)
         self._numbers = itertools.count(1)
         self._receivers: dict[int, Receiver] = {}
-        self._outgoing: asyncio.Queue[pb.ClientMessage] = asyncio.Queue()
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._stream_path = stream_path(address)
+        self._stream: Frames | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
 
     async def open(self) -> pb.EngineInfo:
         info: pb.EngineInfo = await self._stub.Describe(pb.DescribeRequest(), wait_for_ready=True)
         self._longest_step = self._stuck_after + STEP_TOLERANCE * info.longest_step_seconds
-        stream = self._stub.Generate()
-        self._tasks = [
-            asyncio.create_task(self._send(stream)),
-            asyncio.create_task(self._receive(stream)),
-            asyncio.create_task(self._watch()),
-        ]
+        self._stream = stream = Frames(pb.StepMessage, self._deliver, self._stream_ended)
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, self._stream_path)
+        self._watching = asyncio.create_task(self._watch())
         return info
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._stream is not None:
+            self._stream.close()
         await self._channel.close()
 
     def lose(self, reason: TextgenError) -> None:
@@ -175,30 +174,24 @@ class _Connection:
     def submit(self, request: EngineRequest, receiver: Receiver) -> int:
         number = next(self._numbers)
         self._receivers[number] = receiver
-        self._outgoing.put_nowait(pb.ClientMessage(submit=_submit(number, request)))
+        self._send(pb.ClientMessage(submit=_submit(number, request)))
         return number
 
     def release(self, number: int) -> None:
         """The caller wants no more of this request; if it has not ended, the engine is told."""
         if self._receivers.pop(number, None) is not None and self.lost is None:
-            self._outgoing.put_nowait(pb.ClientMessage(abort=pb.Abort(request=number)))
+            self._send(pb.ClientMessage(abort=pb.Abort(request=number)))
 
-    async def _send(self, stream: Any) -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the receiver reports it
-            while True:
-                await stream.write(await self._outgoing.get())
+    def _send(self, message: pb.ClientMessage) -> None:
+        if self._stream is not None:
+            self._stream.send(message)
 
-    async def _receive(self, stream: Any) -> None:
-        try:
-            async for message in stream:
-                self._heard = monotonic()
-                self._deliver(message)
-        except grpc.aio.AioRpcError as error:
-            _log.debug("the engine's stream ended: %s", error)
+    def _stream_ended(self) -> None:
         self.lose(EngineUnavailable("the engine stopped while it worked on this request"))
 
     def _deliver(self, message: pb.StepMessage) -> None:
         """Tell the receivers of a step, without a detour over tasks or queues: this is done for every token."""
+        self._heard = monotonic()
         starts = {start.request: _start(start) for start in message.starts}
         none: Alternatives = ()
         tops = map(alternatives_from_wire, message.tops) if message.tops else itertools.repeat(none)

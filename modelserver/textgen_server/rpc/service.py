@@ -1,11 +1,11 @@
-"""The engine's side of the wire: gRPC messages in, the loop's events out. Runs on the engine process's main thread."""
+"""The engine's side of the wire: messages in, the loop's events out. Runs on the engine process's main thread."""
 
 import asyncio
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
 from textgen_server.histogram import Histogram
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
+from textgen_server.rpc.frames import Frames, stream_path
 from textgen_server.rpc.wire import CHANNEL_OPTIONS, alternatives_to_wire, grammar_from_wire, sampling_from_wire
 from textgen_server.sampling import Grammar
 
@@ -30,6 +31,15 @@ Key = tuple[int, int]
 """(number of the client's stream, number that the client gave the request)"""
 
 GRAMMAR_THREADS = 2
+
+
+class _Stream:
+    """One API process. `open_requests` are those that have not ended."""
+
+    frames: Frames
+
+    def __init__(self) -> None:
+        self.open_requests: set[Key] = set()
 
 
 class EngineService(engine_pb2_grpc.EngineServicer):
@@ -45,7 +55,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self._threads = ThreadPoolExecutor(GRAMMAR_THREADS, thread_name_prefix="grammar")
         self._constraining: set[asyncio.Task[None]] = set()
         self._asyncio = asyncio.get_running_loop()
-        self._streams: dict[int, asyncio.Queue[pb.StepMessage]] = {}
+        self._streams: dict[int, _Stream] = {}
         self._numbers = itertools.count()
         self._loop: EngineLoop
 
@@ -58,10 +68,11 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self._asyncio.call_soon_threadsafe(self._dispatch, events)
 
     def _dispatch(self, events: Events) -> None:
-        for stream, message in _messages(events).items():
-            queue = self._streams.get(stream)
-            if queue is not None:
-                queue.put_nowait(message)
+        for number, message in _messages(events).items():
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.open_requests.difference_update((number, request) for request in _ended(message))
+                stream.frames.send(message)
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.EngineInfo:
         return self._info
@@ -97,36 +108,36 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             join_seconds=_histogram(statistics.join_seconds),
         )
 
-    async def Generate(
-        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Any
-    ) -> AsyncIterator[pb.StepMessage]:
-        stream = next(self._numbers)
-        queue: asyncio.Queue[pb.StepMessage] = asyncio.Queue()
-        self._streams[stream] = queue
-        open_requests: set[Key] = set()
-        reader = asyncio.create_task(self._read(stream, request_iterator, open_requests))
-        try:
-            while True:
-                message = await queue.get()
-                open_requests.difference_update((stream, number) for number in _ended(message))
-                yield message
-        finally:
-            reader.cancel()
-            del self._streams[stream]
-            for key in open_requests:
-                self._loop.abort(key)
-            open_requests.clear()
+    def connect(self) -> Frames:
+        """The engine's end of an API process's stream."""
+        number = next(self._numbers)
+        stream = _Stream()
+        stream.frames = Frames(
+            pb.ClientMessage, partial(self._take_in, number, stream.open_requests), partial(self._disconnected, number)
+        )
+        self._streams[number] = stream
+        return stream.frames
 
-    async def _read(self, stream: int, messages: AsyncIterator[pb.ClientMessage], open_requests: set[Key]) -> None:
-        async for message in messages:
-            if message.HasField("submit"):
-                key = (stream, message.submit.request)
-                open_requests.add(key)
-                self._submit(self._request(key, message.submit), grammar_from_wire(message.submit), open_requests)
-            else:
-                key = (stream, message.abort.request)
-                open_requests.discard(key)
-                self._loop.abort(key)
+    def disconnect(self) -> None:
+        """End all streams."""
+        for stream in self._streams.values():
+            stream.frames.close()
+
+    def _disconnected(self, number: int) -> None:
+        open_requests = self._streams.pop(number).open_requests
+        for key in open_requests:
+            self._loop.abort(key)
+        open_requests.clear()
+
+    def _take_in(self, number: int, open_requests: set[Key], message: pb.ClientMessage) -> None:
+        if message.HasField("submit"):
+            key = (number, message.submit.request)
+            open_requests.add(key)
+            self._submit(self._request(key, message.submit), grammar_from_wire(message.submit), open_requests)
+        else:
+            key = (number, message.abort.request)
+            open_requests.discard(key)
+            self._loop.abort(key)
 
     def _submit(self, request: Request, grammar: Grammar | None, open_requests: set[Key]) -> None:
         if grammar is None:
@@ -226,10 +237,31 @@ def _ended(message: pb.StepMessage) -> list[int]:
     return finished + [failure.request for failure in message.failures]
 
 
-async def serve(service: EngineService, address: str) -> grpc.aio.Server:
-    """Start listening at `address` ("unix:/path"). The caller stops the server."""
-    server = grpc.aio.server(options=CHANNEL_OPTIONS)
-    engine_pb2_grpc.add_EngineServicer_to_server(service, server)
-    server.add_insecure_port(address)
+class EngineServer:
+    """A service that listens at `address` ("unix:/path") from `start` to `stop`."""
+
+    def __init__(self, service: EngineService, address: str) -> None:
+        self._service = service
+        self._address = address
+        self._grpc = grpc.aio.server(options=CHANNEL_OPTIONS)
+        self._streams: asyncio.Server
+
+    async def start(self) -> None:
+        # First the streams: who gets an answer by gRPC will connect there.
+        loop = asyncio.get_running_loop()
+        self._streams = await loop.create_unix_server(self._service.connect, stream_path(self._address))
+        engine_pb2_grpc.add_EngineServicer_to_server(self._service, self._grpc)
+        self._grpc.add_insecure_port(self._address)
+        await self._grpc.start()
+
+    async def stop(self) -> None:
+        self._streams.close()
+        self._service.disconnect()
+        await self._grpc.stop(grace=None)
+
+
+async def serve(service: EngineService, address: str) -> EngineServer:
+    """Start listening. The caller stops the server."""
+    server = EngineServer(service, address)
     await server.start()
     return server

@@ -100,7 +100,7 @@ async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
     compiler.gate.set()
     loop.stop()
     await asyncio.to_thread(thread.join, 10)
-    await server.stop(None)
+    await server.stop()
 
 
 def run(loop: EngineLoop) -> None:
