@@ -40,7 +40,7 @@ class OutputHead(nn.Module):
         longest = -(-vocab_size // group.size)
         # Gathering needs equal shares: the shorter ones get a row of zeros, cut off again in `forward`.
         self.padding = longest - length
-        self.linear = dense(F.pad(weight, (0, 0, 0, self.padding)))
+        self.linear = dense(F.pad(weight, (0, 0, 0, self.padding)) if self.padding else weight)
         self.lengths = [partition(vocab_size, Group(rank, group.size))[1] for rank in range(group.size)]
 
     def forward(self, hidden: Tensor) -> Tensor:
