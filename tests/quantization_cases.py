@@ -19,7 +19,8 @@ from textgen_server.registry import QUANTIZATION_METHODS
 from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.loader import Loader, Part
 
-METHODS = list(QUANTIZATION_METHODS)
+# Those that quantize a checkpoint as it loads.
+METHODS = [name for name, method in QUANTIZATION_METHODS.items() if not method.stored]
 
 # (out features of the parts, in features, rows of x): a usual shape, one row, and one where nothing divides.
 SHAPES_OF_LAYERS = [([192, 64, 64], 192, 33), ([576], 1536, 1), ([7, 20], 45, 5)]

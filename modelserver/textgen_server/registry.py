@@ -70,9 +70,12 @@ class QuantizationMethod(Entry):
 
     Attributes:
         extra: the optional dependency of this distribution that brings the library it needs.
+        stored: weights are quantized in the checkpoint, whose quantization_config says so; `target` is a
+            quantization.grouped.Packing then, made by its `from_config`.
     """
 
     extra: str = ""
+    stored: bool = False
 
 
 _GPT2_FIELDS = {
@@ -217,6 +220,9 @@ QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
     ),
     "bitsandbytes-fp4": QuantizationMethod(
         "textgen_server.quantization.bitsandbytes:Float4", "4-bit float, as they load", extra="bitsandbytes"
+    ),
+    "gptq": QuantizationMethod(
+        "textgen_server.quantization.gptq:Gptq", "checkpoints of AutoGPTQ and GPTQModel", stored=True
     ),
 }
 

@@ -10,21 +10,20 @@ from typing import cast
 import torch
 from torch import nn
 
-from textgen_server import registry
 from textgen_server.adapters.merge import MergingLoader
 from textgen_server.adapters.peft import Adapter, check_fits, read_adapter
 from textgen_server.attention.base import Attention
 from textgen_server.attention.select import choose
-from textgen_server.errors import CheckpointError, OutOfMemory, StartupError
+from textgen_server.errors import OutOfMemory, StartupError
 from textgen_server.layers.build import Builder
 from textgen_server.layers.linear import FullPrecision
 from textgen_server.layers.lora import AdapterRows
 from textgen_server.layers.partition import TooManyRanks
 from textgen_server.models.base import CausalModel
-from textgen_server.models.config import ModelConfig, read_config, section
+from textgen_server.models.config import ModelConfig, read_config
 from textgen_server.parallel import Group
-from textgen_server.quantization.base import Quantization
 from textgen_server.runner.adapters import Adapters
+from textgen_server.runner.quantization import open_weights
 from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.progress import Transfer, log_progress
@@ -88,12 +87,12 @@ def load_model(
     config = read_config(folder)
     dtype = choose_dtype(options, device)
     attention = choose(config.family.attention or options.attention_backend, device.type, dtype, config.head_dim)
-    checkpoint = Checkpoint.open(folder)
+    weights = open_weights(options, folder, config)
+    checkpoint = weights.checkpoint
     rows = AdapterRows() if options.takes_adapters else None
-    quantization = _quantization(options, config)
-    transfer = _survey(config, checkpoint, attention, dtype, group)
+    transfer = _survey(config, weights.outline, attention, dtype, group)
     loader = _loader(checkpoint, device, dtype, merge, transfer)
-    build = Builder(loader, group, quantization, attention, rows)
+    build = Builder(loader, group, weights.quantization, attention, rows)
     try:
         with torch.inference_mode():
             model: CausalModel = config.family.load()(config, build)
@@ -106,10 +105,10 @@ def load_model(
     _log.info(
         "loaded %s, %.2f GB from %s in %.1f s (%s, %s, %s)",
         config.model_type, checkpoint.num_bytes / 1e9, folder, seconds, device_name(device), dtype,
-        f"quantized by {options.quantize}" if options.quantize else "not quantized",
+        f"quantized by {weights.method}" if weights.method else "not quantized",
     )  # fmt: skip
     adapters = Adapters(cast(nn.Module, model), checkpoint, rows, device, dtype) if rows is not None else None
-    return LoadedModel(model, adapters, config, device, dtype, attention, options.quantize or "")
+    return LoadedModel(model, adapters, config, device, dtype, attention, weights.method)
 
 
 def _survey(
@@ -143,25 +142,6 @@ def _loader(
         adapter = read_adapter(merge)
         check_fits(adapter, merge, checkpoint)
     return MergingLoader(checkpoint, device, dtype, adapter.matrices, transfer=transfer)
-
-
-def _quantization(options: ServerOptions, config: ModelConfig) -> Quantization:
-    stored = section(config.raw, "quantization_config")
-    if stored:
-        raise CheckpointError(
-            f"config.json: quantization_config: weights quantized by {stored.get('quant_method')!r} cannot be read; "
-            "serve a checkpoint in full precision, with --quantize to quantize it as it loads"
-        )
-    if options.quantize is None:
-        return FullPrecision()
-    entry = registry.QUANTIZATION_METHODS[options.quantize]
-    try:
-        method: Quantization = entry.load()()
-    except ImportError as error:
-        raise StartupError(
-            f"--quantize {options.quantize} cannot be used here ({error}): pip install 'textgen[{entry.extra}]'"
-        ) from None
-    return method
 
 
 def _does_not_fit(checkpoint: Checkpoint, device: torch.device, group: Group) -> str:

@@ -177,7 +177,8 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("stored", "complaint"),
         [
-            ({"quant_method": "gptq", "bits": 4}, "weights quantized by 'gptq' cannot be read; .* --quantize .*"),
+            ({"quant_method": "hqq", "bits": 4}, "weights quantized by 'hqq' cannot be read; .* --quantize .*"),
+            ({"quant_method": "gptq", "bits": 4}, r"says that gptq has quantized .* no tensor is called \*.qweight"),
             ("gptq", "config.json: quantization_config must be an object, not 'gptq'"),
         ],
         ids=str,

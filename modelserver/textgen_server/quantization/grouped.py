@@ -1,0 +1,149 @@
+"""Weights in small whole numbers that share a scale and a zero by groups of input features, as GPTQ and AWQ store them.
+
+`Unpacked` shows a checkpoint of such weights as if it held plain matrices, so that all that reads matrices works: the
+check against config.json, families, slices for ranks, adapters that are merged.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from textgen_server.errors import CheckpointError
+from textgen_server.weights.checkpoint import Checkpoint
+
+Range = tuple[int, int]
+"""(start, length)"""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A matrix [in, out] whose entry (k, n) is (codes[k, n] - zeros[g, n]) * scales[g, n] with g = groups[k].
+
+    Attributes:
+        codes: uint8 [in, out].
+        scales: [G, out], in the checkpoint's type.
+        zeros: [G, out], uint8.
+        groups: int64 [in], numbers below G.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    groups: Tensor
+
+    def dequantized(self) -> Tensor:
+        """The matrix the other way round, as layers want it: float32 [out, in]."""
+        weight = self.codes.float()
+        weight -= self.zeros.float()[self.groups]
+        weight *= self.scales.float()[self.groups]
+        return weight.t().contiguous()
+
+
+class Packing(Protocol):
+    """How a method stores the matrices of linear layers. `prefix` is what the names of a layer's tensors begin with."""
+
+    suffixes: tuple[str, ...]
+    """Endings of the tensors that together stand for one matrix."""
+
+    def shape(self, stored: Checkpoint, prefix: str) -> tuple[int, int]:
+        """(out, in). Raises CheckpointError when the layer's tensors do not fit each other or the configuration."""
+        ...
+
+    def read(self, stored: Checkpoint, prefix: str, outputs: Range, inputs: Range) -> Grouped:
+        """A block of the matrix, cut anywhere, on the CPU."""
+        ...
+
+
+class Unpacked(Checkpoint):
+    """`stored`, with a tensor `x.weight` of float32 where it has `x.qweight`.
+
+    Args:
+        transposed: matrices are shown as [in, out], which some families expect (GPT-2).
+        values: without them, tensors are of the device "meta": shapes for the price of none.
+    """
+
+    def __init__(self, stored: Checkpoint, packing: Packing, transposed: bool = False, values: bool = True) -> None:
+        # No super().__init__: everything is asked of `stored`.
+        self.stored = stored
+        self.packing = packing
+        self.transposed = transposed
+        self._values = values
+
+    @cached_property
+    def _prefixes(self) -> frozenset[str]:
+        return frozenset(name.removesuffix(".qweight") for name in self.stored.names if name.endswith(".qweight"))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all tensors, matrices in place of what they are packed in."""
+        parts = {f"{prefix}.{suffix}" for prefix in self._prefixes for suffix in self.packing.suffixes}
+        return (self.stored.names - parts) | {f"{prefix}.weight" for prefix in self._prefixes}
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors, as stored."""
+        return self.stored.num_bytes
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored or (isinstance(name, str) and self.prefix(name) is not None)
+
+    def prefix(self, name: str) -> str | None:
+        """What the names of the packed matrix `name` begin with; None where it is no packed matrix."""
+        prefix = name.removesuffix(".weight")
+        return prefix if prefix != name and prefix in self._prefixes else None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """As Checkpoint.shape."""
+        prefix = self.prefix(name)
+        if prefix is None:
+            return self.stored.shape(name)
+        shape = self.packing.shape(self.stored, prefix)
+        return shape[::-1] if self.transposed else shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """As Checkpoint.dtype."""
+        return self.stored.dtype(name) if self.prefix(name) is None else torch.float32
+
+    def tensor(self, name: str) -> Tensor:
+        """As Checkpoint.tensor; a packed matrix is dequantized, in float32, which is exact."""
+        if self.prefix(name) is None:
+            return self.stored.tensor(name)
+        return self.slice(name, 0, 0, self.shape(name)[0])
+
+    def slice(self, name: str, dim: int, start: int, length: int) -> Tensor:
+        """As Checkpoint.slice; only what is asked for is dequantized."""
+        prefix = self.prefix(name)
+        if prefix is None:
+            return self.stored.slice(name, dim, start, length)
+        shape = self.shape(name)
+        if min(start, length) < 0 or dim not in (0, 1) or start + length > shape[dim]:
+            wanted = f"elements {start} to {start + length} of dimension {dim}"
+            raise CheckpointError(f"{name} of shape {list(shape)}, which is packed, lacks {wanted}")
+        if not self._values:
+            cut = [length if axis == dim else size for axis, size in enumerate(shape)]
+            return torch.empty(cut, dtype=torch.float32, device="meta")
+        block = [(start, length) if axis == dim else (0, size) for axis, size in enumerate(shape)]
+        if self.transposed:
+            inputs, outputs = block
+            return self.packing.read(self.stored, prefix, outputs, inputs).dequantized().t()
+        outputs, inputs = block
+        return self.packing.read(self.stored, prefix, outputs, inputs).dequantized()
+
+
+def check_shape(stored: Checkpoint, name: str, wanted: tuple[int, ...], because: str) -> None:
+    """Raise CheckpointError unless tensor `name` has the shape `wanted`."""
+    shape = stored.shape(name)
+    if shape != wanted:
+        raise CheckpointError(f"{name} of shape {list(shape)} is not {list(wanted)}, as {because}")
+
+
+def whole_number(fields: dict[str, object], where: str, names: tuple[str, ...], default: int | None = None) -> int:
+    """The first of the fields `names` that is there. Raises CheckpointError when it is no whole number."""
+    name = next((name for name in names if fields.get(name) is not None), names[0])
+    value = fields.get(name, default)
+    if type(value) is not int:
+        raise CheckpointError(f"{where}: {name} must be a whole number, not {value!r}")
+    return value

@@ -1,0 +1,112 @@
+"""Which quantization method reads a checkpoint: the flag's, or the one that the checkpoint itself was quantized by."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from textgen_server import registry
+from textgen_server.errors import CheckpointError, StartupError
+from textgen_server.layers.linear import FullPrecision
+from textgen_server.models.config import ModelConfig, section
+from textgen_server.quantization.base import Quantization
+from textgen_server.quantization.grouped import Packing, Unpacked
+from textgen_server.settings import ServerOptions
+from textgen_server.weights.checkpoint import Checkpoint
+from textgen_server.weights.config_files import read_json
+
+# Where AutoGPTQ and AutoAWQ have put what config.json does not say, and the method that such a file is about.
+_OLDER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint as matrices, and how layers hold them.
+
+    Attributes:
+        outline: the checkpoint again, where reading a packed matrix costs nothing and gives its shape alone.
+        method: the quantization method's name; "" for none.
+    """
+
+    checkpoint: Checkpoint
+    outline: Checkpoint
+    quantization: Quantization
+    method: str
+
+
+def open_weights(options: ServerOptions, folder: Path, config: ModelConfig) -> Weights:
+    """Open the checkpoint in `folder`.
+
+    Raises:
+        CheckpointError: files are damaged, or quantized in a way that cannot be read.
+        StartupError: --quantize contradicts the checkpoint, or needs a library that is absent.
+    """
+    checkpoint = Checkpoint.open(folder)
+    packing = _packing(options, folder, config, checkpoint)
+    if packing is None:
+        return Weights(checkpoint, checkpoint, _as_it_loads(options), options.quantize or "")
+    method, packing_of_it = packing
+    # GPT-2's layers ask for matrices the other way round, which is how packed ones never are.
+    transposed = getattr(config.family.load(), "transposed", False)
+    whole, outline = (Unpacked(checkpoint, packing_of_it, transposed, values) for values in (True, False))
+    return Weights(whole, outline, FullPrecision(), method)
+
+
+def _packing(
+    options: ServerOptions, folder: Path, config: ModelConfig, checkpoint: Checkpoint
+) -> tuple[str, Packing] | None:
+    """The stored method's name, and how it packs; None where the checkpoint is in full precision."""
+    fields, where, method = _stored_config(folder, config, checkpoint)
+    if not fields:
+        if options.quantize and registry.QUANTIZATION_METHODS[options.quantize].stored:
+            raise StartupError(
+                f"--quantize {options.quantize} needs a checkpoint that {options.quantize} has quantized, and "
+                f"{folder / 'config.json'} has no quantization_config; choose --quantize bitsandbytes-nf4 to quantize "
+                "this one as it loads"
+            )
+        return None
+    entry = registry.QUANTIZATION_METHODS.get(method)
+    if entry is None or not entry.stored:
+        raise CheckpointError(
+            f"{where}: weights quantized by {method!r} cannot be read; "
+            "serve a checkpoint in full precision, with --quantize to quantize it as it loads"
+        )
+    if not _is_packed(checkpoint):
+        raise CheckpointError(
+            f"{where} says that {method} has quantized the weights, and no tensor is called *.qweight: remove "
+            "quantization_config if they are in full precision"
+        )
+    if options.quantize not in (None, method):
+        raise StartupError(
+            f"--quantize {options.quantize} does not fit the checkpoint, whose weights {method} has quantized "
+            f"({where}); leave the flag out"
+        )
+    return method, entry.load().from_config(fields, where)
+
+
+def _stored_config(folder: Path, config: ModelConfig, checkpoint: Checkpoint) -> tuple[dict[str, Any], str, str]:
+    """The checkpoint's quantization_config, empty where there is none; its place; the method's name."""
+    fields = section(config.raw, "quantization_config")
+    if fields:
+        return fields, "config.json: quantization_config", str(fields.get("quant_method"))
+    if _is_packed(checkpoint):
+        for file, method in _OLDER_FILES.items():
+            if fields := read_json(folder, file) or {}:
+                return fields, file, str(fields.get("quant_method") or method)
+    return {}, "", ""
+
+
+def _is_packed(checkpoint: Checkpoint) -> bool:
+    return any(name.endswith(".qweight") for name in checkpoint.names)
+
+
+def _as_it_loads(options: ServerOptions) -> Quantization:
+    if options.quantize is None:
+        return FullPrecision()
+    entry = registry.QUANTIZATION_METHODS[options.quantize]
+    try:
+        method: Quantization = entry.load()()
+    except ImportError as error:
+        raise StartupError(
+            f"--quantize {options.quantize} cannot be used here ({error}): pip install 'textgen[{entry.extra}]'"
+        ) from None
+    return method
