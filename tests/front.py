@@ -28,7 +28,7 @@ from textgen_server.histogram import Histogram
 from textgen_server.rpc import engine_pb2
 from textgen_server.rpc.client import Alternatives, EngineInfo, EngineRequest, EngineStatus, Receiver, Start, Token
 from textgen_server.settings import ServerOptions
-from textgen_server.telemetry import BATCH_SIZE_BUCKETS, DURATION_BUCKETS
+from textgen_server.telemetry import BATCH_SIZE_BUCKETS, DURATION_BUCKETS, SKIPPED_TOKENS_BUCKETS
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.tls import Certificate
 
@@ -181,12 +181,13 @@ class FakeEngine:
             raise EngineUnavailable("the engine is down")
         numbers = {"waiting": 2, "running": 3, "blocks_used": 16, "tokens_claimed": 600}
         totals = {"prompt_tokens": 100, "cached_tokens": 40, "generated_tokens": 70}
+        guesses = {"skipped_tokens": engine_histogram(SKIPPED_TOKENS_BUCKETS, 0, 0, 3), "guessed_tokens": 8}
         joins = {
             "joined": engine_histogram(BATCH_SIZE_BUCKETS, 1, 2),
             "join_seconds": engine_histogram(DURATION_BUCKETS, 0.001),
         }
         steps = [self._steps("prefill", failures=1), self._steps("decode", failures=0)]
-        return EngineStatus(**numbers, **totals, **joins, statistics=steps)
+        return EngineStatus(**numbers, **totals, **joins, **guesses, statistics=steps)
 
     def _steps(self, method: str, failures: int) -> Any:
         """Two steps that went well."""

@@ -51,6 +51,8 @@ PROMPT_TOKENS: Final = "textgen_prompt_tokens_total"
 PREFIX_CACHED_TOKENS: Final = "textgen_prefix_cached_tokens_total"
 GENERATED_TOKENS: Final = "textgen_generated_tokens_total"
 PREEMPTIONS: Final = "textgen_preemptions_total"
+GUESSED_TOKENS: Final = "textgen_guessed_tokens_total"
+RIGHT_GUESSES: Final = "textgen_right_guesses_total"
 REQUESTS_IN_FLIGHT: Final = "textgen_requests_in_flight"
 ADAPTER_REQUESTS: Final = "textgen_adapter_requests_total"
 ADAPTER_PROMPT_TOKENS: Final = "textgen_adapter_prompt_tokens_total"
@@ -61,6 +63,7 @@ BUILD_INFO: Final = "textgen_build_info"
 
 # Upper bounds of histogram buckets. TGI's, in seconds, to about 145.
 DURATION_BUCKETS: Final = tuple(0.00015 * 1.5**power for power in range(35))
+SKIPPED_TOKENS_BUCKETS: Final = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 BATCH_SIZE_BUCKETS: Final = tuple(float(2**power) for power in range(11))
 
 

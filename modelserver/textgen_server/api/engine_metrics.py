@@ -76,6 +76,8 @@ class EngineCollector(Collector):
             (names.PREFIX_CACHED_TOKENS, "Prompt tokens found in the prefix cache", status.cached_tokens),
             (names.GENERATED_TOKENS, "Tokens generated", status.generated_tokens),
             (names.PREEMPTIONS, "Requests set back to be computed again", status.preemptions),
+            (names.GUESSED_TOKENS, "Tokens guessed by --speculate", status.guessed_tokens),
+            (names.RIGHT_GUESSES, "Guessed tokens that were right", int(status.skipped_tokens.sum)),
         )
         yield from (CounterMetricFamily(name, help, value) for name, help, value in counters)
 
@@ -100,7 +102,7 @@ def _steps(status: EngineStatus) -> Iterator[Metric]:
 
 
 def _joins(status: EngineStatus) -> Iterator[Metric]:
-    """How requests join the running batch; and TGI's histogram of speculation, of which there is none."""
+    """How requests join the running batch, and what speculation saves them."""
     joined, seconds = status.joined, status.join_seconds
     yield HistogramMetricFamily(
         names.BATCH_NEXT_SIZE,
@@ -116,9 +118,10 @@ def _joins(status: EngineStatus) -> Iterator[Metric]:
     duration = HistogramMetricFamily(names.BATCH_CONCAT_DURATION, "Seconds of planning such a step", labels=["method"])
     duration.add_metric(["decode"], buckets(names.DURATION_BUCKETS, seconds.counts), seconds.sum)
     yield duration
+    skipped = status.skipped_tokens
     yield HistogramMetricFamily(
         names.REQUEST_SKIPPED_TOKENS,
-        "Tokens that speculation saved, per generated token",
-        buckets([0.0], [status.generated_tokens, 0]),
-        0,
+        "Right guesses of a request in a step",
+        buckets(names.SKIPPED_TOKENS_BUCKETS, skipped.counts),
+        skipped.sum,
     )

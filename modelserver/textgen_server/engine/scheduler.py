@@ -18,6 +18,8 @@ from textgen_server.engine.blocks import BlockManager
 from textgen_server.engine.plan import Item, Sample, Scores, StepPlan, StepResult, Tops
 from textgen_server.engine.request import Finish, Request
 from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
+from textgen_server.histogram import Histogram
+from textgen_server.telemetry import SKIPPED_TOKENS_BUCKETS
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ class Limits:
 
 @dataclass
 class Counters:
-    """Totals since start. `admissions` counts a request again when it comes back after a preemption."""
+    """Totals since start.
+
+    Attributes:
+        admissions: counts a request again when it comes back after a preemption.
+        skipped_tokens: right guesses of a request in a step that chose tokens for it.
+    """
 
     admissions: int = 0
     prompt_tokens: int = 0
@@ -48,6 +55,7 @@ class Counters:
     guessed_tokens: int = 0
     right_guesses: int = 0
     preemptions: int = 0
+    skipped_tokens: Histogram = field(default_factory=lambda: Histogram(SKIPPED_TOKENS_BUCKETS))
 
 
 Choice = tuple[int, float, Tops]
@@ -286,6 +294,8 @@ class Scheduler:
             request.lookup.judge(right)
             self.counters.guessed_tokens += len(guesses)
             self.counters.right_guesses += right
+        if chosen:
+            self.counters.skipped_tokens.observe(right)
         finish = Finish.UNFINISHED
         try:
             for token, logprob, top in chosen[: right + 1]:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftextgen_server/rpc/engine.proto\x12\x11textgen.engine.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x8e\x03\n\nEngineInfo\x12\x12\n\nmodel_type\x18\x01 \x01(\t\x12\x11\n\tmodel_sha\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x11\n\tnum_shard\x18\x05 \x01(\r\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x12\n\nnum_blocks\x18\x07 \x01(\r\x12\x18\n\x10max_input_tokens\x18\x08 \x01(\r\x12\x18\n\x10max_total_tokens\x18\t \x01(\r\x12 \n\x18max_batch_prefill_tokens\x18\n \x01(\r\x12\x12\n\nvocab_size\x18\x0b \x01(\r\x12\x19\n\x11\x61ttention_backend\x18\x0c \x01(\t\x12\x10\n\x08quantize\x18\r \x01(\t\x12\x1c\n\x14longest_step_seconds\x18\x0e \x01(\x01\x12\x10\n\x08\x61\x64\x61pters\x18\x0f \x03(\t\x12 \n\x13\x64\x65\x63oder_start_token\x18\x10 \x01(\rH\x00\x88\x01\x01\x42\x16\n\x14_decoder_start_token\"-\n\rAdapterChange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\"E\n\x0c\x41\x64\x61pterReply\x12\x10\n\x08\x61\x64\x61pters\x18\x01 \x03(\t\x12\x12\n\nerror_type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x0f\n\rStatusRequest\"\xfb\x02\n\x0c\x45ngineStatus\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\x17\n\x0fseconds_in_step\x18\x02 \x01(\x01\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x13\n\x0b\x62locks_used\x18\x05 \x01(\r\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x04\x12\x15\n\rcached_tokens\x18\x07 \x01(\x04\x12\x18\n\x10generated_tokens\x18\x08 \x01(\x04\x12\x13\n\x0bpreemptions\x18\t \x01(\x04\x12\x16\n\x0etokens_claimed\x18\n \x01(\x04\x12\x35\n\nstatistics\x18\x0b \x03(\x0b\x32!.textgen.engine.v1.StepStatistics\x12,\n\x06joined\x18\x0c \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12\x32\n\x0cjoin_seconds\x18\r \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\"\xee\x01\n\x0eStepStatistics\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x02 \x01(\x04\x12/\n\tinference\x18\x03 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12-\n\x07\x66orward\x18\x04 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12,\n\x06\x64\x65\x63ode\x18\x05 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12,\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\"(\n\tHistogram\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x04\x12\x0b\n\x03sum\x18\x02 \x01(\x01\"r\n\rClientMessage\x12+\n\x06submit\x18\x01 \x01(\x0b\x32\x19.textgen.engine.v1.SubmitH\x00\x12)\n\x05\x61\x62ort\x18\x02 \x01(\x0b\x32\x18.textgen.engine.v1.AbortH\x00\x42\t\n\x07message\"\x9e\x02\n\x06Submit\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0e\n\x06prompt\x18\x02 \x03(\r\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.textgen.engine.v1.Sampling\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x05 \x03(\r\x12\x12\n\ncache_salt\x18\x06 \x01(\t\x12\x17\n\x0fprompt_logprobs\x18\x07 \x01(\x08\x12+\n\x07grammar\x18\x08 \x01(\x0b\x32\x1a.textgen.engine.v1.Grammar\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\t\x12\x1a\n\rqueue_timeout\x18\n \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_queue_timeout\"\'\n\x07Grammar\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"\x18\n\x05\x41\x62ort\x12\x0f\n\x07request\x18\x01 \x01(\x04\"\x85\x03\n\x08Sampling\x12\x0e\n\x06greedy\x18\x01 \x01(\x08\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x11\n\ttypical_p\x18\x05 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x15\n\rcount_penalty\x18\t \x01(\x02\x12\x18\n\x10presence_penalty\x18\n \x01(\x02\x12>\n\nlogit_bias\x18\x0b \x03(\x0b\x32*.textgen.engine.v1.Sampling.LogitBiasEntry\x12\x11\n\twatermark\x18\x0c \x01(\x08\x12\x12\n\ntop_tokens\x18\r \x01(\r\x12\x14\n\x0craw_logprobs\x18\x0e \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\xf9\x01\n\x0bStepMessage\x12\x10\n\x08requests\x18\x01 \x03(\x04\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12/\n\x06\x66inish\x18\x04 \x03(\x0e\x32\x1f.textgen.engine.v1.FinishReason\x12(\n\x06starts\x18\x05 \x03(\x0b\x32\x18.textgen.engine.v1.Start\x12,\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x1a.textgen.engine.v1.Failure\x12-\n\x04tops\x18\x07 \x03(\x0b\x32\x1f.textgen.engine.v1.Alternatives\"0\n\x0c\x41lternatives\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"\x95\x01\n\x05Start\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x04 \x03(\x02\x12\x34\n\x0bprompt_tops\x18\x05 \x03(\x0b\x32\x1f.textgen.engine.v1.Alternatives\"?\n\x07\x46\x61ilure\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x12\n\nerror_type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*L\n\x0c\x46inishReason\x12\x0e\n\nUNFINISHED\x10\x00\x12\n\n\x06LENGTH\x10\x01\x12\x13\n\x0f\x45ND_OF_SEQUENCE\x10\x02\x12\x0b\n\x07\x41\x42ORTED\x10\x03\x32\xfb\x01\n\x06\x45ngine\x12M\n\x08\x44\x65scribe\x12\".textgen.engine.v1.DescribeRequest\x1a\x1d.textgen.engine.v1.EngineInfo\x12N\n\tGetStatus\x12 .textgen.engine.v1.StatusRequest\x1a\x1f.textgen.engine.v1.EngineStatus\x12R\n\rChangeAdapter\x12 .textgen.engine.v1.AdapterChange\x1a\x1f.textgen.engine.v1.AdapterReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftextgen_server/rpc/engine.proto\x12\x11textgen.engine.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x8e\x03\n\nEngineInfo\x12\x12\n\nmodel_type\x18\x01 \x01(\t\x12\x11\n\tmodel_sha\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x11\n\tnum_shard\x18\x05 \x01(\r\x12\x12\n\nblock_size\x18\x06 \x01(\r\x12\x12\n\nnum_blocks\x18\x07 \x01(\r\x12\x18\n\x10max_input_tokens\x18\x08 \x01(\r\x12\x18\n\x10max_total_tokens\x18\t \x01(\r\x12 \n\x18max_batch_prefill_tokens\x18\n \x01(\r\x12\x12\n\nvocab_size\x18\x0b \x01(\r\x12\x19\n\x11\x61ttention_backend\x18\x0c \x01(\t\x12\x10\n\x08quantize\x18\r \x01(\t\x12\x1c\n\x14longest_step_seconds\x18\x0e \x01(\x01\x12\x10\n\x08\x61\x64\x61pters\x18\x0f \x03(\t\x12 \n\x13\x64\x65\x63oder_start_token\x18\x10 \x01(\rH\x00\x88\x01\x01\x42\x16\n\x14_decoder_start_token\"-\n\rAdapterChange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\"E\n\x0c\x41\x64\x61pterReply\x12\x10\n\x08\x61\x64\x61pters\x18\x01 \x03(\t\x12\x12\n\nerror_type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x0f\n\rStatusRequest\"\xc9\x03\n\x0c\x45ngineStatus\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\x17\n\x0fseconds_in_step\x18\x02 \x01(\x01\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x0f\n\x07running\x18\x04 \x01(\r\x12\x13\n\x0b\x62locks_used\x18\x05 \x01(\r\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x04\x12\x15\n\rcached_tokens\x18\x07 \x01(\x04\x12\x18\n\x10generated_tokens\x18\x08 \x01(\x04\x12\x13\n\x0bpreemptions\x18\t \x01(\x04\x12\x16\n\x0etokens_claimed\x18\n \x01(\x04\x12\x35\n\nstatistics\x18\x0b \x03(\x0b\x32!.textgen.engine.v1.StepStatistics\x12,\n\x06joined\x18\x0c \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12\x32\n\x0cjoin_seconds\x18\r \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12\x34\n\x0eskipped_tokens\x18\x0e \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12\x16\n\x0eguessed_tokens\x18\x0f \x01(\x04\"\xee\x01\n\x0eStepStatistics\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\x02 \x01(\x04\x12/\n\tinference\x18\x03 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12-\n\x07\x66orward\x18\x04 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12,\n\x06\x64\x65\x63ode\x18\x05 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\x12,\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x1c.textgen.engine.v1.Histogram\"(\n\tHistogram\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x04\x12\x0b\n\x03sum\x18\x02 \x01(\x01\"r\n\rClientMessage\x12+\n\x06submit\x18\x01 \x01(\x0b\x32\x19.textgen.engine.v1.SubmitH\x00\x12)\n\x05\x61\x62ort\x18\x02 \x01(\x0b\x32\x18.textgen.engine.v1.AbortH\x00\x42\t\n\x07message\"\x9e\x02\n\x06Submit\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0e\n\x06prompt\x18\x02 \x03(\r\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.textgen.engine.v1.Sampling\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x05 \x03(\r\x12\x12\n\ncache_salt\x18\x06 \x01(\t\x12\x17\n\x0fprompt_logprobs\x18\x07 \x01(\x08\x12+\n\x07grammar\x18\x08 \x01(\x0b\x32\x1a.textgen.engine.v1.Grammar\x12\x0f\n\x07\x61\x64\x61pter\x18\t \x01(\t\x12\x1a\n\rqueue_timeout\x18\n \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_queue_timeout\"\'\n\x07Grammar\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\"\x18\n\x05\x41\x62ort\x12\x0f\n\x07request\x18\x01 \x01(\x04\"\x85\x03\n\x08Sampling\x12\x0e\n\x06greedy\x18\x01 \x01(\x08\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x11\n\ttypical_p\x18\x05 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x15\n\rcount_penalty\x18\t \x01(\x02\x12\x18\n\x10presence_penalty\x18\n \x01(\x02\x12>\n\nlogit_bias\x18\x0b \x03(\x0b\x32*.textgen.engine.v1.Sampling.LogitBiasEntry\x12\x11\n\twatermark\x18\x0c \x01(\x08\x12\x12\n\ntop_tokens\x18\r \x01(\r\x12\x14\n\x0craw_logprobs\x18\x0e \x01(\x08\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\xf9\x01\n\x0bStepMessage\x12\x10\n\x08requests\x18\x01 \x03(\x04\x12\x0e\n\x06tokens\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12/\n\x06\x66inish\x18\x04 \x03(\x0e\x32\x1f.textgen.engine.v1.FinishReason\x12(\n\x06starts\x18\x05 \x03(\x0b\x32\x18.textgen.engine.v1.Start\x12,\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x1a.textgen.engine.v1.Failure\x12-\n\x04tops\x18\x07 \x03(\x0b\x32\x1f.textgen.engine.v1.Alternatives\"0\n\x0c\x41lternatives\x12\x0e\n\x06tokens\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"\x95\x01\n\x05Start\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\x12\x17\n\x0fprompt_logprobs\x18\x04 \x03(\x02\x12\x34\n\x0bprompt_tops\x18\x05 \x03(\x0b\x32\x1f.textgen.engine.v1.Alternatives\"?\n\x07\x46\x61ilure\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x12\n\nerror_type\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t*L\n\x0c\x46inishReason\x12\x0e\n\nUNFINISHED\x10\x00\x12\n\n\x06LENGTH\x10\x01\x12\x13\n\x0f\x45ND_OF_SEQUENCE\x10\x02\x12\x0b\n\x07\x41\x42ORTED\x10\x03\x32\xfb\x01\n\x06\x45ngine\x12M\n\x08\x44\x65scribe\x12\".textgen.engine.v1.DescribeRequest\x1a\x1d.textgen.engine.v1.EngineInfo\x12N\n\tGetStatus\x12 .textgen.engine.v1.StatusRequest\x1a\x1f.textgen.engine.v1.EngineStatus\x12R\n\rChangeAdapter\x12 .textgen.engine.v1.AdapterChange\x1a\x1f.textgen.engine.v1.AdapterReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=2657
-  _globals['_FINISHREASON']._serialized_end=2733
+  _globals['_FINISHREASON']._serialized_start=2735
+  _globals['_FINISHREASON']._serialized_end=2811
   _globals['_DESCRIBEREQUEST']._serialized_start=54
   _globals['_DESCRIBEREQUEST']._serialized_end=71
   _globals['_ENGINEINFO']._serialized_start=74
@@ -46,31 +46,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=592
   _globals['_STATUSREQUEST']._serialized_end=607
   _globals['_ENGINESTATUS']._serialized_start=610
-  _globals['_ENGINESTATUS']._serialized_end=989
-  _globals['_STEPSTATISTICS']._serialized_start=992
-  _globals['_STEPSTATISTICS']._serialized_end=1230
-  _globals['_HISTOGRAM']._serialized_start=1232
-  _globals['_HISTOGRAM']._serialized_end=1272
-  _globals['_CLIENTMESSAGE']._serialized_start=1274
-  _globals['_CLIENTMESSAGE']._serialized_end=1388
-  _globals['_SUBMIT']._serialized_start=1391
-  _globals['_SUBMIT']._serialized_end=1677
-  _globals['_GRAMMAR']._serialized_start=1679
-  _globals['_GRAMMAR']._serialized_end=1718
-  _globals['_ABORT']._serialized_start=1720
-  _globals['_ABORT']._serialized_end=1744
-  _globals['_SAMPLING']._serialized_start=1747
-  _globals['_SAMPLING']._serialized_end=2136
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=2088
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=2136
-  _globals['_STEPMESSAGE']._serialized_start=2139
-  _globals['_STEPMESSAGE']._serialized_end=2388
-  _globals['_ALTERNATIVES']._serialized_start=2390
-  _globals['_ALTERNATIVES']._serialized_end=2438
-  _globals['_START']._serialized_start=2441
-  _globals['_START']._serialized_end=2590
-  _globals['_FAILURE']._serialized_start=2592
-  _globals['_FAILURE']._serialized_end=2655
-  _globals['_ENGINE']._serialized_start=2736
-  _globals['_ENGINE']._serialized_end=2987
+  _globals['_ENGINESTATUS']._serialized_end=1067
+  _globals['_STEPSTATISTICS']._serialized_start=1070
+  _globals['_STEPSTATISTICS']._serialized_end=1308
+  _globals['_HISTOGRAM']._serialized_start=1310
+  _globals['_HISTOGRAM']._serialized_end=1350
+  _globals['_CLIENTMESSAGE']._serialized_start=1352
+  _globals['_CLIENTMESSAGE']._serialized_end=1466
+  _globals['_SUBMIT']._serialized_start=1469
+  _globals['_SUBMIT']._serialized_end=1755
+  _globals['_GRAMMAR']._serialized_start=1757
+  _globals['_GRAMMAR']._serialized_end=1796
+  _globals['_ABORT']._serialized_start=1798
+  _globals['_ABORT']._serialized_end=1822
+  _globals['_SAMPLING']._serialized_start=1825
+  _globals['_SAMPLING']._serialized_end=2214
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=2166
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=2214
+  _globals['_STEPMESSAGE']._serialized_start=2217
+  _globals['_STEPMESSAGE']._serialized_end=2466
+  _globals['_ALTERNATIVES']._serialized_start=2468
+  _globals['_ALTERNATIVES']._serialized_end=2516
+  _globals['_START']._serialized_start=2519
+  _globals['_START']._serialized_end=2668
+  _globals['_FAILURE']._serialized_start=2670
+  _globals['_FAILURE']._serialized_end=2733
+  _globals['_ENGINE']._serialized_start=2814
+  _globals['_ENGINE']._serialized_end=3065
 # @@protoc_insertion_point(module_scope)

@@ -81,7 +81,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class EngineStatus(_message.Message):
-    __slots__ = ("steps", "seconds_in_step", "waiting", "running", "blocks_used", "prompt_tokens", "cached_tokens", "generated_tokens", "preemptions", "tokens_claimed", "statistics", "joined", "join_seconds")
+    __slots__ = ("steps", "seconds_in_step", "waiting", "running", "blocks_used", "prompt_tokens", "cached_tokens", "generated_tokens", "preemptions", "tokens_claimed", "statistics", "joined", "join_seconds", "skipped_tokens", "guessed_tokens")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_IN_STEP_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,8 @@ class EngineStatus(_message.Message):
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     JOINED_FIELD_NUMBER: _ClassVar[int]
     JOIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GUESSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     steps: int
     seconds_in_step: float
     waiting: int
@@ -108,7 +110,9 @@ class EngineStatus(_message.Message):
     statistics: _containers.RepeatedCompositeFieldContainer[StepStatistics]
     joined: Histogram
     join_seconds: Histogram
-    def __init__(self, steps: _Optional[int] = ..., seconds_in_step: _Optional[float] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., blocks_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., tokens_claimed: _Optional[int] = ..., statistics: _Optional[_Iterable[_Union[StepStatistics, _Mapping]]] = ..., joined: _Optional[_Union[Histogram, _Mapping]] = ..., join_seconds: _Optional[_Union[Histogram, _Mapping]] = ...) -> None: ...
+    skipped_tokens: Histogram
+    guessed_tokens: int
+    def __init__(self, steps: _Optional[int] = ..., seconds_in_step: _Optional[float] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., blocks_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ..., tokens_claimed: _Optional[int] = ..., statistics: _Optional[_Iterable[_Union[StepStatistics, _Mapping]]] = ..., joined: _Optional[_Union[Histogram, _Mapping]] = ..., join_seconds: _Optional[_Union[Histogram, _Mapping]] = ..., skipped_tokens: _Optional[_Union[Histogram, _Mapping]] = ..., guessed_tokens: _Optional[int] = ...) -> None: ...
 
 class StepStatistics(_message.Message):
     __slots__ = ("method", "failures", "inference", "forward", "decode", "filter")

@@ -106,6 +106,8 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             statistics=[_statistics(method, steps) for method, steps in statistics.methods.items()],
             joined=_histogram(statistics.joined),
             join_seconds=_histogram(statistics.join_seconds),
+            skipped_tokens=_histogram(counters.skipped_tokens),
+            guessed_tokens=counters.guessed_tokens,
         )
 
     def connect(self) -> Frames:

@@ -277,6 +277,7 @@ def test_what_was_said_before_is_guessed_and_checked_in_one_step():
     counters = scheduler.counters
     assert counters.right_guesses > 10
     assert steps == 60 - counters.right_guesses
+    assert (sum(counters.skipped_tokens.counts), counters.skipped_tokens.sum) == (steps, counters.right_guesses)
     assert counters.generated_tokens == 60
 
 
