@@ -1,4 +1,4 @@
-"""Checkpoints in GPTQ's formats, made by rounding to the nearest value and packed here, bit by bit.
+"""Checkpoints in GPTQ's and AWQ's formats, made by rounding to the nearest value and packed here, bit by bit.
 
 Nothing of textgen_server is used: what the server unpacks is compared with what was packed.
 """
@@ -51,6 +51,26 @@ class Gptq:
 
 
 @dataclass(frozen=True)
+class Awq:
+    """Columns of a word in the order 0, 2, 4, 6, 1, 3, 5, 7."""
+
+    group_size: int = 16
+    bits: int = 4
+    act_order: bool = False
+    symmetric: bool = False
+
+    @property
+    def config(self) -> dict:
+        return {"quant_method": "awq", "bits": 4, "group_size": self.group_size, "zero_point": True, "version": "gemm"}
+
+    def tensors(self, prefix: str, rounded: "Rounded") -> dict[str, Tensor]:
+        order = torch.arange(rounded.codes.shape[1]).view(-1, 8)[:, [0, 2, 4, 6, 1, 3, 5, 7]].flatten()
+        codes, zeros = (packed(matrix[:, order].t(), 4).t() for matrix in (rounded.codes, rounded.zeros))
+        tensors = {"qweight": codes, "qzeros": zeros, "scales": rounded.scales}
+        return {f"{prefix}.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True)
 class Rounded:
     """codes [in, out] and zeros [groups, out] (int64), scales [groups, out] (float16), groups [in]."""
 
@@ -74,7 +94,7 @@ def packed(numbers: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(words.transpose(0, 2, 1).copy().view(np.int32)[..., 0])
 
 
-def rounded(weight: Tensor, how: Gptq, seed: int = 0) -> Rounded:
+def rounded(weight: Tensor, how: Gptq | Awq, seed: int = 0) -> Rounded:
     """Round a matrix [out, in] to the nearest value of its groups. With act-order, features are in random groups."""
     out, size = weight.shape
     group_size = size if how.group_size == -1 else how.group_size
@@ -98,7 +118,7 @@ def rounded(weight: Tensor, how: Gptq, seed: int = 0) -> Rounded:
     return Rounded(codes.clamp(0, largest).long(), zeros, scales, groups)
 
 
-def save_packed(how: Gptq, shape: Shape, folder: Path) -> tuple[Path, Path]:
+def save_packed(how: Gptq | Awq, shape: Shape, folder: Path) -> tuple[Path, Path]:
     """Folders with a random model in packed form, and with the same model in the values that it stands for."""
     model = make_model(shape)
     tensors = {}

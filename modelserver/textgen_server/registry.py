@@ -224,6 +224,7 @@ QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
     "gptq": QuantizationMethod(
         "textgen_server.quantization.gptq:Gptq", "checkpoints of AutoGPTQ and GPTQModel", stored=True
     ),
+    "awq": QuantizationMethod("textgen_server.quantization.awq:Awq", "checkpoints of AutoAWQ", stored=True),
 }
 
 ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from textgen_server.errors import CheckpointError
-from textgen_server.quantization.grouped import Grouped, Range, check_shape, whole_number
+from textgen_server.quantization.grouped import Grouped, Range, check_shape, matrix_shape, whole_number
 from textgen_server.quantization.packing import unpack, words_for
 from textgen_server.weights.checkpoint import Checkpoint
 
@@ -55,7 +55,7 @@ class Gptq:
 
     def shape(self, stored: Checkpoint, prefix: str) -> tuple[int, int]:
         """See grouped.Packing."""
-        (groups, out), rows = _matrix(stored, f"{prefix}.scales"), _matrix(stored, f"{prefix}.qweight")[0]
+        (groups, out), rows = matrix_shape(stored, f"{prefix}.scales"), matrix_shape(stored, f"{prefix}.qweight")[0]
         size = stored.shape(f"{prefix}.g_idx")[0] if f"{prefix}.g_idx" in stored else rows * 32 // self.bits
         because = f"{self.bits} bits in groups of {self.group_size} make it for {size} inputs and {out} outputs"
         check_shape(stored, f"{prefix}.qweight", (words_for(size, self.bits), out), because)
@@ -101,13 +101,6 @@ class Gptq:
             ones = sum(1 << shift for shift in range(0, 32, self.bits))
             return unpack((words + ones).t(), self.bits, start, length).t()
         return (unpack(words.t(), self.bits, start, length).t() + 1) & ((1 << self.bits) - 1)
-
-
-def _matrix(stored: Checkpoint, name: str) -> tuple[int, int]:
-    shape = stored.shape(name)
-    if len(shape) != 2:
-        raise CheckpointError(f"{name} of shape {list(shape)} is no matrix")
-    return shape[0], shape[1]
 
 
 def _format(fields: dict[str, Any], where: str) -> str:

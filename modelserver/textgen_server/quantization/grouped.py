@@ -63,6 +63,8 @@ class Unpacked(Checkpoint):
     Args:
         transposed: matrices are shown as [in, out], which some families expect (GPT-2).
         values: without them, tensors are of the device "meta": shapes for the price of none.
+
+    Raises CheckpointError where the checkpoint has scales of something else than matrices.
     """
 
     def __init__(self, stored: Checkpoint, packing: Packing, transposed: bool = False, values: bool = True) -> None:
@@ -71,6 +73,14 @@ class Unpacked(Checkpoint):
         self.packing = packing
         self.transposed = transposed
         self._values = values
+        # AutoAWQ scales some models' activations too; without that, all they say would be nonsense.
+        scales = sorted(name for name in stored.names if name.endswith(".scales"))
+        other = [name for name in scales if name.removesuffix(".scales") not in self._prefixes]
+        if other:
+            raise CheckpointError(
+                f"{other[0]} and {len(other) - 1} more scale something else than a matrix, which is not supported; "
+                "serve the original model with --quantize bitsandbytes-nf4"
+            )
 
     @cached_property
     def _prefixes(self) -> frozenset[str]:
@@ -131,6 +141,14 @@ class Unpacked(Checkpoint):
             return self.packing.read(self.stored, prefix, outputs, inputs).dequantized().t()
         outputs, inputs = block
         return self.packing.read(self.stored, prefix, outputs, inputs).dequantized()
+
+
+def matrix_shape(stored: Checkpoint, name: str) -> tuple[int, int]:
+    """The two sizes of tensor `name`. Raises CheckpointError when it is no matrix."""
+    shape = stored.shape(name)
+    if len(shape) != 2:
+        raise CheckpointError(f"{name} of shape {list(shape)} is no matrix")
+    return shape[0], shape[1]
 
 
 def check_shape(stored: Checkpoint, name: str, wanted: tuple[int, ...], because: str) -> None:

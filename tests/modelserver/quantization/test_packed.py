@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from harness import logits, make_runner
-from packed_cases import Gptq, rounded, save_packed
+from packed_cases import Awq, Gptq, rounded, save_packed
 from safetensors.torch import load_file, save_file
 from shapes import LLAMA, SHAPES, Shape
 from thread_ranks import on_ranks
 
 from textgen_server.errors import CheckpointError, StartupError
-from textgen_server.quantization import gptq
+from textgen_server.quantization import awq, gptq
 from textgen_server.quantization.grouped import Unpacked
 from textgen_server.quantization.packing import pack, unpack
 from textgen_server.runner.runner import Runner
@@ -22,18 +22,21 @@ from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint
 
 TOKENS = torch.randint(3, 131, (41,), generator=torch.Generator().manual_seed(1)).tolist()
-FORMATS = [
+FORMATS: list[Gptq | Awq] = [
     Gptq(bits, group_size, act_order, symmetric, checkpoint_format)
     for bits, group_size, act_order, symmetric, checkpoint_format in product(
         (2, 3, 4, 8), (-1, 16, 32), (False, True), (True, False), ("gptq", "gptq_v2")
     )
 ]
+FORMATS += [Awq(-1), Awq(16), Awq(32)]
 # Lengths that are no multiple of a word, a group, or the other.
 SIZES = (72, 40)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def name_of(how: Gptq) -> str:
+def name_of(how: Gptq | Awq) -> str:
+    if isinstance(how, Awq):
+        return f"awq, groups of {how.group_size}"
     kind = ("symmetric" if how.symmetric else "asymmetric") + (", act-order" if how.act_order else "")
     return f"{how.checkpoint_format} {how.bits} bit, groups of {how.group_size}, {kind}"
 
@@ -44,15 +47,16 @@ def matrix(out: int, size: int) -> torch.Tensor:
     return weight
 
 
-def opened(how: Gptq, folder: Path) -> tuple[Unpacked, torch.Tensor]:
+def opened(how: Gptq | Awq, folder: Path) -> tuple[Unpacked, torch.Tensor]:
     values = rounded(matrix(*SIZES), how)
     save_file(how.tensors("x", values), folder / "model.safetensors")
-    packing = gptq.Gptq.from_config(how.config, "config.json")
+    method = gptq.Gptq if isinstance(how, Gptq) else awq.Awq
+    packing = method.from_config(how.config, "config.json")
     return Unpacked(Checkpoint.open(folder), packing), values.weight
 
 
 @pytest.mark.parametrize("how", FORMATS, ids=name_of)
-def test_a_matrix_and_any_slice_of_it_are_exactly_what_was_packed(how: Gptq, tmp_path: Path) -> None:
+def test_a_matrix_and_any_slice_of_it_are_exactly_what_was_packed(how: Gptq | Awq, tmp_path: Path) -> None:
     checkpoint, weight = opened(how, tmp_path)
     assert checkpoint.names == {"x.weight"}
     assert checkpoint.shape("x.weight") == SIZES
@@ -100,18 +104,20 @@ def test_logits_are_those_of_the_model_with_the_dequantized_weights(shape: Shape
     torch.testing.assert_close(logits(runner, TOKENS), logits(make_runner(plain), TOKENS), **TOLERANCE)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_logits_are_those_of_transformers_with_the_dequantized_weights(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [Gptq(2), Gptq(3), Gptq(4), Gptq(8), Awq(16)], ids=name_of)
+def test_logits_are_those_of_transformers_with_the_dequantized_weights(how: Gptq | Awq, tmp_path: Path) -> None:
     import transformers
 
-    packed, plain = save_packed(Gptq(bits), Shape(LLAMA), tmp_path)
+    packed, plain = save_packed(how, Shape(LLAMA), tmp_path)
     with torch.no_grad():
         expected = transformers.AutoModelForCausalLM.from_pretrained(plain)(torch.tensor([TOKENS])).logits[0]
-    torch.testing.assert_close(logits(make_runner(packed, quantize="gptq"), TOKENS), expected, **TOLERANCE)
+    torch.testing.assert_close(
+        logits(make_runner(packed, quantize=how.config["quant_method"]), TOKENS), expected, **TOLERANCE
+    )
 
 
-@pytest.mark.parametrize("how", [Gptq(), Gptq(3, act_order=True), Gptq(8, -1), Gptq(group_size=32)], ids=name_of)
-def test_two_ranks_compute_what_one_computes(how: Gptq, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [Gptq(), Gptq(3, act_order=True), Gptq(8, -1), Gptq(group_size=32), Awq()], ids=name_of)
+def test_two_ranks_compute_what_one_computes(how: Gptq | Awq, tmp_path: Path) -> None:
     packed, plain = save_packed(how, Shape(LLAMA), tmp_path)
     options = ServerOptions(model_id=str(packed), device="cpu", cpu_kv_cache_gib=0.05)
     expected = logits(make_runner(plain), TOKENS)
@@ -119,10 +125,18 @@ def test_two_ranks_compute_what_one_computes(how: Gptq, tmp_path: Path) -> None:
         torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
-def test_an_older_file_says_what_config_json_does_not(tmp_path: Path) -> None:
-    packed, plain = save_packed(Gptq(), Shape(LLAMA), tmp_path)
+@pytest.mark.parametrize(
+    ("how", "file", "fields"),
+    [
+        (Gptq(), "quantize_config.json", {"bits": 4, "group_size": 16, "desc_act": False}),
+        (Awq(), "quant_config.json", {"w_bit": 4, "q_group_size": 16, "zero_point": True, "version": "GEMM"}),
+    ],
+    ids=["gptq", "awq"],
+)
+def test_an_older_file_says_what_config_json_does_not(how: Gptq | Awq, file: str, fields: dict, tmp_path: Path) -> None:
+    packed, plain = save_packed(how, Shape(LLAMA), tmp_path)
     (packed / "config.json").write_text((plain / "config.json").read_text())
-    (packed / "quantize_config.json").write_text(json.dumps(Gptq().config | {"quant_method": None}))
+    (packed / file).write_text(json.dumps(fields))
     assert torch.allclose(logits(make_runner(packed), TOKENS), logits(make_runner(plain), TOKENS), **TOLERANCE)
 
 
@@ -144,6 +158,25 @@ class TestRefusals:
     def test_what_cannot_be_read_is_named_with_a_remedy(self, change: dict, complaint: str) -> None:
         with pytest.raises(CheckpointError, match=f"^config.json: quantization_config: {complaint}"):
             gptq.Gptq.from_config(Gptq().config | change, "config.json: quantization_config")
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"bits": 8}, "bits of AWQ must be 4, not 8; serve a checkpoint"),
+            ({"group_size": 0}, "group_size must be -1 or above 0, not 0"),
+            ({"version": "gemv"}, "version 'gemv' cannot be read; serve"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_read_of_awq_is_named_with_a_remedy(self, change: dict, complaint: str) -> None:
+        with pytest.raises(CheckpointError, match=f"^config.json: {complaint}"):
+            awq.Awq.from_config(Awq().config | change, "config.json")
+
+    def test_scaled_activations_are_refused(self, tmp_path: Path) -> None:
+        tensors = Awq().tensors("up", rounded(matrix(*SIZES), Awq())) | {"act.scales": torch.ones(4)}
+        save_file(tensors, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=r"^act\.scales and 0 more scale something else than a matrix"):
+            Unpacked(Checkpoint.open(tmp_path), awq.Awq(16))
 
     @pytest.mark.parametrize("change", [{"bits": 8}, {"group_size": 32}], ids=str)
     def test_tensors_that_do_not_fit_the_configuration_are_named(self, change: dict, tmp_path: Path) -> None:
