@@ -1,6 +1,7 @@
 """The Hugging Face hub: files of repositories, in huggingface_hub's own cache. Called by source.py.
 
-That library resumes what was interrupted, and checks sizes. Checksums are checked here, once, for what has just come.
+That library goes on where a connection broke, keeps whole files over restarts, and checks sizes. Checksums are checked
+here, once, for what has just come.
 """
 
 import errno
