@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from harness import logits, make_runner
 from packed_cases import Awq, Gptq, rounded, save_packed
 from safetensors.torch import load_file, save_file
@@ -106,8 +107,6 @@ def test_logits_are_those_of_the_model_with_the_dequantized_weights(shape: Shape
 
 @pytest.mark.parametrize("how", [Gptq(2), Gptq(3), Gptq(4), Gptq(8), Awq(16)], ids=name_of)
 def test_logits_are_those_of_transformers_with_the_dequantized_weights(how: Gptq | Awq, tmp_path: Path) -> None:
-    import transformers
-
     packed, plain = save_packed(how, Shape(LLAMA), tmp_path)
     with torch.no_grad():
         expected = transformers.AutoModelForCausalLM.from_pretrained(plain)(torch.tensor([TOKENS])).logits[0]
