@@ -14,7 +14,13 @@ from time import monotonic
 
 import grpc
 
-from textgen_server.errors import EngineUnavailable, IncompleteGeneration, TextgenError, from_error_type
+from textgen_server.errors import (
+    EngineUnavailable,
+    IncompleteGeneration,
+    StartupError,
+    TextgenError,
+    from_error_type,
+)
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
 from textgen_server.rpc.client import Alternatives, EngineRequest, Receiver, Start, Token
@@ -128,8 +134,12 @@ class _Connection:
     async def open(self) -> pb.EngineInfo:
         info: pb.EngineInfo = await self._stub.Describe(pb.DescribeRequest(), wait_for_ready=True)
         self._longest_step = self._stuck_after + STEP_TOLERANCE * info.longest_step_seconds
-        self._stream = stream = Frames(pb.StepMessage, self._deliver, self._stream_ended)
-        await asyncio.get_running_loop().create_unix_connection(lambda: stream, self._stream_path)
+        try:
+            _, self._stream = await asyncio.get_running_loop().create_unix_connection(
+                lambda: Frames(pb.StepMessage, self._deliver, self._stream_ended), self._stream_path
+            )
+        except OSError as error:
+            raise StartupError(f"the engine ended while it started: {self._stream_path}: {error.strerror}") from None
         self._watching = asyncio.create_task(self._watch())
         return info
 
