@@ -21,7 +21,6 @@ from textgen_server.quantization.grouped import Grouped, Range, check_shape, mat
 from textgen_server.quantization.packing import unpack
 from textgen_server.weights.checkpoint import Checkpoint
 
-BITS = 4
 _PER_WORD = 8
 # Where in a word column 0, 1, 2, ... is.
 _PLACES = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
@@ -34,13 +33,14 @@ class Awq:
 
     group_size: int
 
+    bits = 4
     suffixes = ("qweight", "qzeros", "scales")
 
     @classmethod
     def from_config(cls, fields: dict[str, Any], where: str) -> "Awq":
         """Read a `quantization_config`; `where` names it in complaints. Raises CheckpointError as it must."""
         bits = whole_number(fields, where, ("bits", "w_bit"))
-        if bits != BITS:
+        if bits != cls.bits:
             raise CheckpointError(f"{where}: bits of AWQ must be 4, not {bits}; {_REMEDY}")
         group_size = whole_number(fields, where, ("group_size", "q_group_size"), -1)
         if group_size < 1 and group_size != -1:
@@ -74,6 +74,6 @@ class Awq:
 def _columns(words: Tensor, start: int, length: int) -> Tensor:
     """Columns `start` to `start + length` of the matrix in `words` [rows, out / 8]: uint8 [rows, length]."""
     first, last = start // _PER_WORD, -(-(start + length) // _PER_WORD)
-    stored = unpack(words.t(), BITS, first * _PER_WORD, (last - first) * _PER_WORD)
+    stored = unpack(words.t(), Awq.bits, first * _PER_WORD, (last - first) * _PER_WORD)
     in_order = stored.view(-1, _PER_WORD, stored.shape[1])[:, _PLACES].flatten(0, 1)
     return in_order[start - first * _PER_WORD :][:length].t()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from textgen_server.errors import CheckpointError
 from textgen_server.weights.checkpoint import Checkpoint
+from textgen_server.weights.loader import Part
 
 Range = tuple[int, int]
 """(start, length)"""
@@ -41,12 +42,24 @@ class Grouped:
         weight *= self.scales.float()[self.groups]
         return weight.t().contiguous()
 
+    def compact(self) -> "Grouped":
+        """The same without groups that none of its input features is in: a rank's rows are often in few of them."""
+        used, groups = self.groups.unique(return_inverse=True)
+        return Grouped(self.codes, self.scales[used], self.zeros[used], groups)
+
 
 class Packing(Protocol):
     """How a method stores the matrices of linear layers. `prefix` is what the names of a layer's tensors begin with."""
 
-    suffixes: tuple[str, ...]
-    """Endings of the tensors that together stand for one matrix."""
+    @property
+    def bits(self) -> int:
+        """Width of a code."""
+        ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the tensors that together stand for one matrix."""
+        ...
 
     def shape(self, stored: Checkpoint, prefix: str) -> tuple[int, int]:
         """(out, in). Raises CheckpointError when the layer's tensors do not fit each other or the configuration."""
@@ -104,6 +117,16 @@ class Unpacked(Checkpoint):
         """What the names of the packed matrix `name` begin with; None where it is no packed matrix."""
         prefix = name.removesuffix(".weight")
         return prefix if prefix != name and prefix in self._prefixes else None
+
+    def block(self, part: Part) -> Grouped:
+        """What stands for a part of a packed matrix, its groups counted from those that it uses."""
+        prefix = part.name.removesuffix(".weight")
+        outputs, inputs = ((0, size) for size in self.packing.shape(self.stored, prefix))
+        if part.dim == 0:
+            outputs = (part.start, part.length)
+        elif part.dim == 1:
+            inputs = (part.start, part.length)
+        return self.packing.read(self.stored, prefix, outputs, inputs).compact()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """As Checkpoint.shape."""

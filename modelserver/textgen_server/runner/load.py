@@ -87,7 +87,7 @@ def load_model(
     config = read_config(folder)
     dtype = choose_dtype(options, device)
     attention = choose(config.family.attention or options.attention_backend, device.type, dtype, config.head_dim)
-    weights = open_weights(options, folder, config)
+    weights = open_weights(options, folder, config, device, merge is not None)
     checkpoint = weights.checkpoint
     rows = AdapterRows() if options.takes_adapters else None
     transfer = _survey(config, weights.outline, attention, dtype, group)

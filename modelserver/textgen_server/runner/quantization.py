@@ -1,8 +1,11 @@
 """Which quantization method reads a checkpoint: the flag's, or the one that the checkpoint itself was quantized by."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from textgen_server import registry
 from textgen_server.errors import CheckpointError, StartupError
@@ -33,8 +36,10 @@ class Weights:
     method: str
 
 
-def open_weights(options: ServerOptions, folder: Path, config: ModelConfig) -> Weights:
-    """Open the checkpoint in `folder`.
+def open_weights(
+    options: ServerOptions, folder: Path, config: ModelConfig, device: torch.device, merged: bool
+) -> Weights:
+    """Open the checkpoint in `folder` for `device`. Weights that an adapter is to be `merged` into do not stay packed.
 
     Raises:
         CheckpointError: files are damaged, or quantized in a way that cannot be read.
@@ -48,7 +53,16 @@ def open_weights(options: ServerOptions, folder: Path, config: ModelConfig) -> W
     # GPT-2's layers ask for matrices the other way round, which is how packed ones never are.
     transposed = getattr(config.family.load(), "transposed", False)
     whole, outline = (Unpacked(checkpoint, packing_of_it, transposed, values) for values in (True, False))
-    return Weights(whole, outline, FullPrecision(), method)
+    return Weights(whole, outline, _as_stored(device, merged), method)
+
+
+def _as_stored(device: torch.device, merged: bool) -> Quantization:
+    """On the CPU, memory is cheap and dequantizing at every step is not."""
+    if device.type == "cpu" or merged or importlib.util.find_spec("triton") is None:
+        return FullPrecision()
+    from textgen_server.quantization.grouped_linear import KeepPacked  # needs Triton
+
+    return KeepPacked(FullPrecision())
 
 
 def _packing(

@@ -1,0 +1,116 @@
+"""Layers that keep weights packed, in Triton's interpreter where there is no GPU, against the dequantized matrix."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from packed_cases import Awq, Gptq, rounded
+from safetensors.torch import save_file
+from torch import Tensor
+
+from textgen_server.layers.linear import FullPrecision
+from textgen_server.quantization import awq, gptq
+from textgen_server.quantization.grouped import Unpacked
+from textgen_server.weights.checkpoint import Checkpoint
+from textgen_server.weights.loader import Loader, Part
+
+grouped_linear = pytest.importorskip("textgen_server.quantization.grouped_linear")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+FORMATS = [
+    Gptq(2), Gptq(3, act_order=True), Gptq(4, 32, symmetric=False), Gptq(4, 32, act_order=True), Gptq(8, -1),
+    Gptq(8, 16, act_order=True, symmetric=False), Awq(32),
+]  # fmt: skip
+# Of inputs, and of the outputs of three matrices: more than a tile, and no multiple of one.
+SIZE, OUTS = 200, (72, 8, 56)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def checkpoint_of(how: Gptq | Awq, folder: Path, seeds: tuple[int, ...] = (0, 0, 0)) -> tuple[Unpacked, list[Tensor]]:
+    """Three matrices "0", "1" and "2"; with act-order, those of other seeds have other groups."""
+    values = [rounded(random(out, SIZE) * 0.05, how, seed) for out, seed in zip(OUTS, seeds, strict=True)]
+    tensors = {name: own for index, value in enumerate(values) for name, own in how.tensors(str(index), value).items()}
+    save_file(tensors, folder / "model.safetensors")
+    method = gptq.Gptq if isinstance(how, Gptq) else awq.Awq
+    return Unpacked(Checkpoint.open(folder), method.from_config(how.config, "")), [value.weight for value in values]
+
+
+def layer(checkpoint: Unpacked, parts: list[Part], bias: Tensor | None = None, dtype: torch.dtype = torch.float32):
+    method = grouped_linear.KeepPacked(FullPrecision())
+    return method.linear(Loader(checkpoint, DEVICE, dtype), parts, None if bias is None else bias.to(DEVICE, dtype))
+
+
+ALL = [Part(f"{index}.weight") for index in range(3)]
+
+
+@pytest.mark.parametrize("rows", [1, 20, 40], ids=["decode", "few rows", "many rows"])
+@pytest.mark.parametrize("how", FORMATS, ids=str)
+def test_a_layer_is_the_product_with_the_dequantized_matrix(how: Gptq | Awq, rows: int, tmp_path: Path) -> None:
+    checkpoint, weights = checkpoint_of(how, tmp_path)
+    x, bias = random(rows, SIZE), random(sum(OUTS))
+    out = layer(checkpoint, ALL, bias)(x.to(DEVICE))
+    torch.testing.assert_close(out.cpu(), x @ torch.cat(weights).t() + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", FORMATS, ids=str)
+def test_what_is_written_out_is_exactly_the_matrix(how: Gptq | Awq, tmp_path: Path) -> None:
+    checkpoint, weights = checkpoint_of(how, tmp_path)
+    (only,) = layer(checkpoint, ALL).layers
+    assert torch.equal(only.dequantized().cpu(), torch.cat(weights).t())
+
+
+# Triton's interpreter multiplies the bits of bfloat16 as if they were whole numbers.
+@pytest.mark.parametrize("dtype", [torch.float16, *([torch.bfloat16] if torch.cuda.is_available() else [])], ids=str)
+def test_a_layer_computes_in_the_models_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    checkpoint, weights = checkpoint_of(Gptq(), tmp_path)
+    x = random(3, SIZE).to(dtype)
+    out = layer(checkpoint, ALL, dtype=dtype)(x.to(DEVICE)).cpu()
+    expected = x.float() @ torch.cat(weights).to(dtype).float().t()
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("how", [Gptq(group_size=32), Gptq(3, act_order=True), Awq(32)], ids=str)
+def test_shares_of_columns_and_rows_are_those_of_the_whole(how: Gptq | Awq, tmp_path: Path) -> None:
+    checkpoint, (weight, *_) = checkpoint_of(how, tmp_path)
+    x = random(2, SIZE)
+    cuts = [(0, (0, 27)), (0, (27, 45)), (1, (0, 96)), (1, (96, 104)), (1, (13, 21))]
+    for dim, (start, length) in cuts:
+        share = layer(checkpoint, [Part("0.weight", dim, start, length)])
+        own = x if dim == 0 else x[:, start : start + length]
+        torch.testing.assert_close(
+            share(own.to(DEVICE)).cpu(), own @ weight.narrow(dim, start, length).t(), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_matrices_of_other_groups_are_kept_apart(tmp_path: Path) -> None:
+    checkpoint, weights = checkpoint_of(Gptq(act_order=True), tmp_path, seeds=(0, 0, 1))
+    apart = layer(checkpoint, ALL)
+    x = random(2, SIZE)
+    assert len(apart.layers) == 2
+    torch.testing.assert_close(apart(x.to(DEVICE)).cpu(), x @ torch.cat(weights).t(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_share_that_begins_with_a_group_needs_no_table_of_groups(tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of(Gptq(group_size=32), tmp_path)
+    for (start, length), size in {(96, 104): 32, (13, 100): 0, (0, 200): 32, (32, 20): 20}.items():
+        (only,) = layer(checkpoint, [Part("0.weight", 1, start, length)]).layers
+        assert only.group_size == size
+
+
+@pytest.mark.parametrize(("bits", "held"), [(2, 2), (3, 4), (4, 4), (8, 8)])
+def test_a_layer_holds_its_packed_weights(bits: int, held: int, tmp_path: Path) -> None:
+    checkpoint, _ = checkpoint_of(Gptq(bits), tmp_path)
+    (only,) = layer(checkpoint, ALL).layers
+    assert only.codes.nbytes * 8 == sum(OUTS) * held * -(-SIZE // (32 // held)) * (32 // held)
+
+
+def test_what_is_not_packed_stays_plain(tmp_path: Path) -> None:
+    how = Gptq()
+    tensors = how.tensors("0", rounded(random(8, SIZE), how)) | {"1.weight": random(4, SIZE)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint = Unpacked(Checkpoint.open(tmp_path), gptq.Gptq.from_config(how.config, ""))
+    assert not isinstance(layer(checkpoint, [Part("1.weight")]), grouped_linear.SideBySide)
