@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled_kernels import compiled
 from packed_cases import Awq, Gptq, rounded
 from safetensors.torch import save_file
 from torch import Tensor
@@ -114,3 +115,8 @@ def test_what_is_not_packed_stays_plain(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     checkpoint = Unpacked(Checkpoint.open(tmp_path), gptq.Gptq.from_config(how.config, ""))
     assert not isinstance(layer(checkpoint, [Part("1.weight")]), grouped_linear.SideBySide)
+
+
+def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
+    kernels = compiled(Path(__file__).with_name("compile_kernels.py"), tmp_path)
+    assert kernels == {"multiply", "dequantize"}
