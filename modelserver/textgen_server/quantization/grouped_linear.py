@@ -94,7 +94,7 @@ class GroupedLinear(nn.Module):
         self.codes = pack(block.codes, self.bits).to(device)
         self.scales = block.scales.contiguous().to(device)
         self.zeros = block.zeros.contiguous().to(device)
-        self.group_size = _group_size(block.groups)
+        self.group_size = block.group_size
         self.groups = block.groups.int().to(device)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,13 +144,6 @@ class GroupedLinear(nn.Module):
             STEPS=steps,
         )
         return (partial[0] if splits == 1 else partial.sum(0)).to(x.dtype)
-
-
-def _group_size(groups: Tensor) -> int:
-    """The number g with groups[k] = k // g for every k; 0 where there is none."""
-    later = groups.ne(0).nonzero()
-    size = int(later[0]) if len(later) else len(groups)
-    return size if torch.equal(groups, torch.arange(len(groups)) // max(size, 1)) else 0
 
 
 @cache
