@@ -5,13 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from compiled_kernels import compiled
-from packed_cases import Awq, Gptq, rounded
+from harness import logits, make_runner
+from packed_cases import Awq, Gptq, rounded, save_packed
 from safetensors.torch import save_file
+from shapes import SHAPES
 from torch import Tensor
 
 from textgen_server.layers.linear import FullPrecision
 from textgen_server.quantization import awq, gptq
 from textgen_server.quantization.grouped import Unpacked
+from textgen_server.runner import quantization
 from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.loader import Loader, Part
 
@@ -107,6 +110,21 @@ def test_a_layer_holds_its_packed_weights(bits: int, held: int, tmp_path: Path) 
     checkpoint, _ = checkpoint_of(Gptq(bits), tmp_path)
     (only,) = layer(checkpoint, ALL).layers
     assert only.codes.nbytes * 8 == sum(OUTS) * held * -(-SIZE // (32 // held)) * (32 // held)
+
+
+@pytest.mark.parametrize("how", [Gptq(act_order=True), Awq()], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_that_stays_packed_has_the_same_logits(
+    family: str, how: Gptq | Awq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plain = save_packed(how, next(iter(SHAPES[family].values())), tmp_path)
+    # What is chosen on a GPU.
+    method = grouped_linear.KeepPacked(FullPrecision())
+    monkeypatch.setattr(quantization, "_as_stored", lambda device, merged: method)
+    runner = make_runner(folder, device=DEVICE.type, dtype="float32")
+    assert any(isinstance(module, grouped_linear.GroupedLinear) for module in runner.loaded.model.modules())
+    expected = logits(make_runner(plain, device=DEVICE.type, dtype="float32"), [5, 9, 77])
+    torch.testing.assert_close(logits(runner, [5, 9, 77]), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_not_packed_stays_plain(tmp_path: Path) -> None:
