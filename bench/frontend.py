@@ -57,6 +57,7 @@ GOLDEN = 0.618  # steps of this fraction of the beat spread evenly over it
 EVENT = b"data: "
 TOKENS = rb"^(?:textgen_generated|vllm:generation)_tokens_total(?:{.*})? (\S+)$"  # a counter of /metrics
 NAME = "mock"
+PEER = "vLLM"
 
 
 # --- client: as cheap as can be, because it shares the cores --------------------------------------------------------
@@ -183,7 +184,7 @@ async def vllm(python: Path, rate: float, routes: Sequence[str]) -> AsyncIterato
     flags = ["--distributed-executor-backend", "vllm_mock_executor.MockExecutor", "--max-model-len", "8192"]
     flags += ["--max-num-seqs", "256", "--disable-uvicorn-access-log", "--host", "127.0.0.1"]
     command = [python.with_name("vllm"), "serve", folder, "--served-model-name", NAME, *flags, "--port"]
-    async with _serving("vLLM", command, environment, [route for route in routes if route != "generate"]) as front:
+    async with _serving(PEER, command, environment, [route for route in routes if route != "generate"]) as front:
         yield front
 
 
@@ -311,15 +312,24 @@ def report(rests: Rests, loads: Loads) -> None:
     for (name, route), rounds in rests.items():
         request, idle, first = (statistics.median(values) for values in zip(*map(astuple, rounds), strict=True))
         print(f"| {name} | {route} | {request * 1e3:.2f} ms | {first * 1e3:.2f} ms | {idle * 1e3:.1f} ms/s |")
-    print("\n| streams | route | front | processor time per token (all rounds) | first token | late | tokens/s |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "\n| streams | route | front | processor time per token (each round) | ratio | first token | late | tokens/s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for (name, route, count), cells in sorted(loads.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
         token, first, late, rate = (statistics.median(values) for values in zip(*map(astuple, cells), strict=True))
         every = ", ".join(f"{cell.token * 1e6:.1f}" for cell in cells)
         print(
-            f"| {count} | {route} | {name} | **{token * 1e6:.1f} µs** ({every}) | +{first * 1e3:.1f} ms "
-            f"| {late * 1e3:.1f} ms | {rate:.1f} |"
+            f"| {count} | {route} | {name} | **{token * 1e6:.1f} µs** ({every}) "
+            f"| {_ratio(cells, loads.get((PEER, route, count), []))} "
+            f"| +{first * 1e3:.1f} ms | {late * 1e3:.1f} ms | {rate:.1f} |"
         )
+
+
+def _ratio(cells: list[Load], peers: list[Load]) -> str:
+    """The median of the rounds' ratios: what slows one of them in a round mostly slows the other."""
+    ratios = [cell.token / peer.token for cell, peer in zip(cells, peers, strict=False)]
+    return f"{statistics.median(ratios):.2f}" if ratios else ""
 
 
 async def measure(args: argparse.Namespace) -> None:
