@@ -148,6 +148,9 @@ class Unpacked(Checkpoint):
         prefix = self.prefix(name)
         if prefix is None:
             return self.stored.shape(name)
+        for words in (f"{prefix}.qweight", f"{prefix}.qzeros"):
+            if self.stored.dtype(words) != torch.int32:
+                raise CheckpointError(f"{words} holds {self.stored.dtype(words)}, and only torch.int32 can be read")
         shape = self.packing.shape(self.stored, prefix)
         return shape[::-1] if self.transposed else shape
 

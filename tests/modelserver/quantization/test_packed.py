@@ -188,6 +188,15 @@ class TestRefusals:
         ):
             make_runner(packed)
 
+    @pytest.mark.parametrize("name", ["qweight", "qzeros"])
+    def test_words_of_another_type_are_named(self, name: str, tmp_path: Path) -> None:
+        checkpoint, _ = opened(Gptq(), tmp_path)
+        tensors = load_file(tmp_path / "model.safetensors")
+        tensors[f"x.{name}"] = tensors[f"x.{name}"].long()
+        save_file(tensors, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=rf"^x\.{name} holds torch.int64, and only torch.int32"):
+            Unpacked(Checkpoint.open(tmp_path), checkpoint.packing).shape("x.weight")
+
     def test_groups_that_do_not_exist_are_damage(self, tmp_path: Path) -> None:
         checkpoint, _ = opened(Gptq(), tmp_path)
         tensors = load_file(tmp_path / "model.safetensors")
