@@ -21,15 +21,17 @@ def make_runner(folder: Path, **options) -> Runner:
     return Runner(settings, folder, torch.device(settings.device), Group())
 
 
-def logits(runner: Runner, tokens: list[int]) -> torch.Tensor:
+def logits(runner: Runner, tokens: list[int], adapter: str = "") -> torch.Tensor:
     """Logits [T, vocab] after every token of one prompt; after an encoder's, of its start token only."""
     start, encoded = runner.loaded.config.decoder_start_token, 0
     if start is not None:
         tokens, encoded = [*tokens, start], len(tokens)
     blocks = list(range(-(-len(tokens) // runner.layout.block_size)))
-    plan = StepPlan([Item(tokens, 0, blocks, Sample(SamplingParams(), 0), encoder_length=encoded)], 0)
+    item = Item(tokens, 0, blocks, Sample(SamplingParams(), 0), encoder_length=encoded, adapter=adapter)
     with torch.inference_mode():
-        inputs = build(plan, runner.layout.block_size, runner.device)
+        inputs = build(StepPlan([item], 0), runner.layout.block_size, runner.device)
+        if runner.loaded.adapters is not None:
+            runner.loaded.adapters.use(inputs.adapters)
         model = runner.loaded.model
         hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, runner.caches)
         return model.logits(hidden[encoded:])

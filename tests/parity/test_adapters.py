@@ -6,11 +6,15 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from harness import generate, make_request, make_runner, run
+from harness import generate, logits, make_request, make_runner, run
 from shapes import SHAPES, make_model
+from thread_ranks import on_ranks
 
 from textgen_server.errors import InvalidRequest
+from textgen_server.parallel import Group
 from textgen_server.registry import FAMILIES
+from textgen_server.runner.runner import Runner
+from textgen_server.settings import ServerOptions
 
 FAMILY_NAMES = [family for family in SHAPES if not FAMILIES[family].encoder_decoder]
 PROMPTS = [[5, 9, 17, 80, 3], [7] * 20, list(range(3, 60))]
@@ -59,11 +63,11 @@ def served(request, tmp_path_factory):
         ).merge_and_unload()
         texts[name] = [their_text(merged, prompt) for prompt in PROMPTS]
         runner.load_adapter(name, folder / name)
-    return runner, texts
+    return runner, texts, folder
 
 
 def test_texts_equal_those_of_pefts_merged_model_in_one_mixed_batch(served):
-    runner, texts = served
+    runner, texts, _ = served
     assert texts["first"] != texts[""] != texts["second"]
     names = ["", "first", "second"] * len(PROMPTS)
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
@@ -76,12 +80,12 @@ def test_texts_equal_those_of_pefts_merged_model_in_one_mixed_batch(served):
 
 
 def test_without_an_adapter_the_model_is_what_it_was(served):
-    runner, texts = served
+    runner, texts, _ = served
     assert generate(runner, PROMPTS, NEW_TOKENS) == texts[""]
 
 
 def test_the_log_probabilities_of_a_prompt_are_the_adapters(served):
-    runner, _ = served
+    runner, _, _ = served
     requests = [make_request(runner, key, PROMPTS[2], 1, adapter=name, cache_salt=name, wants_prompt_logprobs=True)
                 for key, name in enumerate(("", "first", "first"))]  # fmt: skip
     scores = [request.prompt_scores.logprobs for request in run(runner, requests).requests]
@@ -90,9 +94,23 @@ def test_the_log_probabilities_of_a_prompt_are_the_adapters(served):
 
 
 def test_an_adapter_for_another_model_is_refused_and_changes_nothing(served, tmp_path):
-    runner, texts = served
+    runner, texts, _ = served
     shape = SHAPES["llama"]["multi-head"]
     save_adapter(make_model(replace(shape, overrides={"hidden_size": 24, "num_attention_heads": 2})), tmp_path, 3)
     with pytest.raises(InvalidRequest, match="made for another model"):
         runner.load_adapter("stranger", tmp_path)
     assert generate(runner, PROMPTS[:1], NEW_TOKENS) == texts[""][:1]
+
+
+def test_two_ranks_compute_what_one_does(served):
+    runner, _, folder = served
+    options = ServerOptions(device="cpu", cpu_kv_cache_gib=0.05, block_size=8, lora_loading=True)
+
+    def on_one_rank(group: Group) -> torch.Tensor:
+        part = Runner(options, folder / "base", torch.device("cpu"), group, {"first": folder / "first"})
+        return logits(part, PROMPTS[2], "first")
+
+    expected = logits(runner, PROMPTS[2], "first")
+    assert not torch.allclose(expected, logits(runner, PROMPTS[2]), atol=1e-2)
+    for share in on_ranks(2, on_one_rank):
+        torch.testing.assert_close(share, expected, rtol=1e-4, atol=1e-4)
