@@ -66,7 +66,7 @@ def test_short_flags_are_tgi_s() -> None:
     [
         ("--num-shard two", "--num-shard: "),
         ("--port 70000", "--port: "),
-        ("--quantize abracadabra", "unknown quantization method 'abracadabra'; available: bitsandbytes"),
+        ("--quantize abracadabra", "unknown quantization method 'abracadabra'; available: .*bitsandbytes-nf4"),
         ("--attention-backend abracadabra", "unknown attention backend 'abracadabra'; available: cpu"),
         ("--max-input-tokens 10 --max-total-tokens 10", r"max_input_tokens \(10\) must be less than max_total_tokens"),
         ("--max-input-tokens 10 --max-input-length 10", "are the same option: give only max_input_tokens"),
