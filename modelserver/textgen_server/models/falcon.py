@@ -19,6 +19,7 @@ from textgen_server.layers.rotary import Rotary
 from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig, count, flag
+from textgen_server.models.decoder import Decoder
 
 
 def new_architecture(config: ModelConfig) -> bool:
@@ -85,7 +86,7 @@ class FalconLayer(nn.Module):
         return out
 
 
-class FalconForCausalLM(nn.Module):
+class FalconForCausalLM(Decoder):
     """The whole decoder."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
@@ -103,15 +104,3 @@ class FalconForCausalLM(nn.Module):
         self.norm = build.layer_norm(f"{root}ln_f", config.norm_eps)
         head = f"{root}word_embeddings.weight" if config.tied_embeddings else "lm_head.weight"
         self.head = build.output_head(head, config.vocab_size)
-
-    def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embedding(tokens)
-        rotary = None if self.rotary is None else self.rotary.at(positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotary, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.head(hidden)
-        return out

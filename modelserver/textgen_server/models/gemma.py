@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from textgen_server.attention.base import AttentionBatch
 from textgen_server.layers.activation import activation
 from textgen_server.layers.build import Builder
 from textgen_server.layers.mlp import GatedMLP
 from textgen_server.layers.norm import OffsetRMSNorm
-from textgen_server.models.base import LayerCache
 from textgen_server.models.config import ModelConfig
 from textgen_server.models.llama import LlamaForCausalLM, LlamaLayer
 
@@ -37,10 +35,5 @@ class GemmaForCausalLM(LlamaForCausalLM):
         # As trained: rounded to the type of the numbers.
         self.scale = torch.tensor(config.hidden_size**0.5, dtype=build.loader.dtype).item()
 
-    def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embedding(tokens) * self.scale
-        rotary = self.rotary.at(positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotary, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
+    def embed(self, tokens: Tensor) -> Tensor:
+        return super().embed(tokens) * self.scale

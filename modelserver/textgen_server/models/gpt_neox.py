@@ -10,6 +10,7 @@ from textgen_server.layers.rotary import Rotary
 from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig, flag
+from textgen_server.models.decoder import Decoder
 
 
 class GPTNeoXLayer(nn.Module):
@@ -50,7 +51,7 @@ class GPTNeoXLayer(nn.Module):
         return out
 
 
-class GPTNeoXForCausalLM(nn.Module):
+class GPTNeoXForCausalLM(Decoder):
     """The whole decoder."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
@@ -66,15 +67,3 @@ class GPTNeoXForCausalLM(nn.Module):
         self.norm = build.layer_norm(f"{root}final_layer_norm", config.norm_eps)
         head = f"{root}embed_in.weight" if config.tied_embeddings else "embed_out.weight"
         self.head = build.output_head(head, config.vocab_size)
-
-    def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embedding(tokens)
-        rotary = self.rotary.at(positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotary, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.head(hidden)
-        return out

@@ -17,6 +17,7 @@ from textgen_server.layers.rotary import Rotary
 from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig
+from textgen_server.models.decoder import Decoder
 
 
 class LlamaLayer(nn.Module):
@@ -68,12 +69,14 @@ class LlamaLayer(nn.Module):
         return GatedMLP(build, prefix, config.intermediate_size, config.activation("hidden_act", "silu"))
 
 
-class LlamaForCausalLM(nn.Module):
+class LlamaForCausalLM(Decoder):
     """The whole decoder."""
 
     layer: ClassVar[type[LlamaLayer]] = LlamaLayer
     roots: ClassVar[tuple[str, ...]] = ("model.",)
     """What may stand before the names of the decoder's tensors."""
+
+    rotary: Rotary
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         super().__init__()
@@ -94,15 +97,3 @@ class LlamaForCausalLM(nn.Module):
     def windows(cls, config: ModelConfig) -> list[int | None]:
         """How far back a token sees in each layer: everywhere."""
         return [None] * config.num_layers
-
-    def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embedding(tokens)
-        rotary = self.rotary.at(positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotary, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.head(hidden)
-        return out
