@@ -191,11 +191,13 @@ async def test_leaving_early_aborts_and_so_does_losing_the_client(wire: Wire):
     await until(lambda: not len(wire.loop.scheduler))
     assert len(wire.executor.plans) < 900
     assert not receiver.tokens
+    wire.executor.gate.clear()
     running = asyncio.create_task(collect(engine, EngineRequest([1], 900)))
     await until(lambda: len(wire.loop.scheduler) == 1)
     await engine.disconnect(EngineUnavailable("bye"))
     with pytest.raises(EngineUnavailable, match="bye"):
         await running
+    wire.executor.gate.set()
     await until(lambda: wire.loop.scheduler.blocks.num_held == 0)
 
 
