@@ -59,7 +59,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def custom_resource() -> Files:
-    """resource.py -> crds/*.yaml, and the same in the chart."""
+    """resource/ -> crds/*.yaml, and the same in the chart."""
     text = crd.file_text()
     return {Path("crds") / crd.FILE_NAME: text, CHART_FILES / "crds" / crd.FILE_NAME: text}
 

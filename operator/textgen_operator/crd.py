@@ -1,4 +1,4 @@
-"""resource.py -> the CustomResourceDefinition.
+"""resource/ -> the CustomResourceDefinition.
 
 Called by tools/generate.py, which writes crds/*.yaml and the chart's copy. Pydantic's JSON schema is not what
 Kubernetes calls structural: references are resolved here, "or null" becomes "optional", and whatever has no structural
@@ -16,7 +16,7 @@ from textgen_operator.yamlfile import dump
 Schema = dict[str, Any]
 
 FILE_NAME = f"{PLURAL}.{GROUP}.yaml"
-HEADER = "# Generated from operator/textgen_operator/resource.py by `make generate`. Do not edit.\n"
+HEADER = "# Generated from operator/textgen_operator/resource/ by `make generate`. Do not edit.\n"
 
 _KEPT = {
     "type",
@@ -38,7 +38,7 @@ _BOUNDS = {"string": ("maxLength", "enum"), "array": ("maxItems",), "integer": (
 
 
 class NotStructural(ValueError):
-    """A field of resource.py has a type that a CustomResourceDefinition cannot express."""
+    """A field of resource/ has a type that a CustomResourceDefinition cannot express."""
 
 
 def structural(schema: Schema, definitions: Mapping[str, Schema], path: str) -> Schema:
@@ -124,7 +124,7 @@ def _require_bounds(schema: Schema, path: str) -> None:
 
 
 def schema_of(part: type[BaseModel]) -> Schema:
-    """The structural schema of a class of resource.py."""
+    """The structural schema of a class of resource/."""
     schema = part.model_json_schema(by_alias=True)
     definitions = schema.pop("$defs", {})
     return structural(schema, definitions, part.__name__.lower())

@@ -1,7 +1,7 @@
 """Rules between fields of the custom resource, and the base class of its parts.
 
 A rule is written once, in two languages side by side: CEL, which the API server runs, and Python, which
-`textgen-operator run` and the reconciler run. Both report the same sentence. Used by resource.py; crd.py finds the
+`textgen-operator run` and the reconciler run. Both report the same sentence. Used by resource/; crd.py finds the
 CEL half in the JSON schema.
 """
 

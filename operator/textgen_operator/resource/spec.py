@@ -1,0 +1,174 @@
+"""The spec: what users write."""
+
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from textgen_operator import quantity
+from textgen_operator.resource.cache import Cache
+from textgen_operator.resource.hardware import Gpu, Resources, Scheduling
+from textgen_operator.resource.lifecycle import Drain, Startup
+from textgen_operator.resource.model import HuggingFace, Limits
+from textgen_operator.resource.references import EnvVar, SecretName
+from textgen_operator.resource.types import Quantity, Quantization, unique_names
+from textgen_operator.rules import Part, Rule
+from textgen_server.settings import Dtype, env_of, flag_of
+
+_HUB_ID = "(hf://)?[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
+_MODEL = f"{_HUB_ID}|package://[A-Za-z_][A-Za-z0-9_.]*|/.+"
+
+OWNED_OPTIONS = (
+    *("model_id", "revision", "dtype", "quantize", "served_model_name", "num_shard", "sharded"),
+    *Limits.model_fields,
+    *("max_input_length", "huggingface_hub_cache", "graceful_termination_timeout", "hostname", "port"),
+)
+"""Options of the server that fields of the custom resource, or the operator itself, set."""
+
+OWNED_ENV = (
+    *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HOME", "NVIDIA_VISIBLE_DEVICES"),
+    *map(env_of, OWNED_OPTIONS),
+)
+"""Environment variables that do the same."""
+
+_OWNED_ARG = "({})(=.*)?".format("|".join([*map(flag_of, OWNED_OPTIONS), "-p", "-g"]))
+
+
+_GPU_VENDORS = ("nvidia.com/", "amd.com/")
+
+
+def _no_gpus_among(part: Literal["requests", "limits"]) -> Rule:
+    vendors = " || ".join(f"k.startsWith('{vendor}')" for vendor in _GPU_VENDORS)
+    return Rule(
+        f"resources.{part} must not ask for GPUs: use gpu.count and gpu.resourceName",
+        f"!has(self.resources) || !has(self.resources.{part}) || "
+        f"!self.resources.{part}.exists(k, k == self.gpu.resourceName || {vendors})",
+        lambda spec: (
+            not any(
+                name == spec.gpu.resource_name or name.startswith(_GPU_VENDORS)
+                for name in getattr(spec.resources, part)
+            )
+        ),
+        f".resources.{part}",
+    )
+
+
+class Spec(Part):
+    """What is served, on what, and how many times."""
+
+    model: str = Field(min_length=1, max_length=512)
+    """What to serve: an id on the Hugging Face hub (org/name, or hf://org/name), a folder or .gguf file inside the pod
+    as an absolute path, or package://NAME, weights inside a Python package of the image."""
+
+    revision: str | None = Field(default=None, min_length=1, max_length=128)
+    """Branch, tag or commit of the model on the hub. Default: main."""
+
+    served_model_name: str | None = Field(default=None, min_length=1, max_length=256)
+    """The model's name in the API. Default: `model`."""
+
+    quantize: Quantization | None = None
+    """Quantization method. Default: what the checkpoint says, else none."""
+
+    dtype: Dtype | None = None
+    """Type of weights and activations. Default: bfloat16 where the GPU has it, else float16; float32 on CPU."""
+
+    gpu: Gpu = Gpu()
+    shards: int | None = Field(default=None, ge=1, le=16)
+    """Ranks of tensor parallelism in each replica. Default: `gpu.count`, or 1 without a GPU."""
+
+    limits: Limits = Limits()
+    replicas: int = Field(default=1, ge=0, le=1000)
+    """Number of pods, each with the whole model."""
+
+    resources: Resources = Resources()
+    image: str | None = Field(default=None, min_length=1, max_length=512)
+    """Image of the server. Default: the one that the operator was installed with."""
+
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When the image is pulled."""
+
+    image_pull_secrets: Annotated[list[SecretName], AfterValidator(unique_names)] = Field(
+        default=[],
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    """Secrets for the image's registry."""
+
+    hugging_face: HuggingFace = HuggingFace()
+    cache: Cache = Cache()
+    shared_memory: Quantity | None = None
+    """Size of /dev/shm, over which the ranks talk. Default: 1Gi for each shard."""
+
+    startup: Startup = Startup()
+    drain: Drain = Drain()
+    scheduling: Scheduling = Scheduling()
+    env: Annotated[list[EnvVar], AfterValidator(unique_names)] = Field(
+        default=[],
+        max_length=64,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    """More environment variables of the server."""
+
+    extra_args: list[Annotated[str, Field(max_length=1024)]] = Field(default=[], max_length=64)
+    """More arguments of the server, as on its command line; for options that have no field here."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "model must be an id on the hub (org/name or hf://org/name), an absolute path inside the pod, or "
+            "package://NAME",
+            f"self.model.matches('^({_MODEL})$')",
+            lambda spec: re.fullmatch(_MODEL, spec.model) is not None,
+            ".model",
+        ),
+        Rule(
+            "revision is for models on the hub: leave it out when model is a path or package://NAME",
+            f"!has(self.revision) || self.model.matches('^{_HUB_ID}$')",
+            lambda spec: spec.revision is None or re.fullmatch(_HUB_ID, spec.model) is not None,
+            ".revision",
+        ),
+        Rule(
+            "shards must not exceed gpu.count: raise gpu.count, or leave shards out to use every GPU",
+            "!has(self.shards) || self.gpu.count == 0 || self.shards <= self.gpu.count",
+            lambda spec: spec.shards is None or spec.gpu.count == 0 or spec.shards <= spec.gpu.count,
+            ".shards",
+        ),
+        _no_gpus_among("requests"),
+        _no_gpus_among("limits"),
+        Rule(
+            "sharedMemory must be less than resources.limits.memory, which it counts against",
+            "!has(self.sharedMemory) || !has(self.resources) || !has(self.resources.limits) || "
+            "!('memory' in self.resources.limits) || !isQuantity(self.sharedMemory) || "
+            "!isQuantity(string(self.resources.limits['memory'])) || "
+            "quantity(self.sharedMemory).isLessThan(quantity(string(self.resources.limits['memory'])))",
+            lambda spec: (
+                spec.shared_memory is None
+                or "memory" not in spec.resources.limits
+                or quantity.parse(spec.shared_memory) < quantity.parse(spec.resources.limits["memory"])
+            ),
+            ".sharedMemory",
+        ),
+        Rule(
+            "env must not set what another field sets, such as HF_TOKEN (huggingFace.tokenSecretRef), QUANTIZE "
+            "(quantize) or MAX_TOTAL_TOKENS (limits.maxTotalTokens): use that field",
+            f"!has(self.env) || !self.env.exists(e, e.name in {list(OWNED_ENV)})",
+            lambda spec: not any(variable.name in OWNED_ENV for variable in spec.env),
+            ".env",
+        ),
+        Rule(
+            "extraArgs must not set what another field sets, such as --quantize (quantize), --num-shard (shards) or "
+            "--max-total-tokens (limits.maxTotalTokens): use that field",
+            f"!has(self.extraArgs) || !self.extraArgs.exists(a, a.matches('^{_OWNED_ARG}$'))",
+            lambda spec: not any(re.fullmatch(_OWNED_ARG, arg) for arg in spec.extra_args),
+            ".extraArgs",
+        ),
+    )
+
+    @property
+    def num_shards(self) -> int:
+        """Ranks of tensor parallelism in each replica."""
+        return self.shards or max(self.gpu.count, 1)
+
+    @property
+    def hub_id(self) -> str:
+        """The model as the server takes it: hf:// is the hub, which needs no prefix there."""
+        return self.model.removeprefix("hf://")
