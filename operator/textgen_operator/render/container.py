@@ -1,0 +1,80 @@
+"""The server's container."""
+
+from textgen_operator.kinds import Manifest
+from textgen_operator.render import volumes
+from textgen_operator.render.defaults import Defaults
+from textgen_operator.render.server_args import server_args
+from textgen_operator.render.service import PORT_NAME, SERVER_PORT
+from textgen_operator.resource import EnvVar, Spec
+
+CONTAINER_NAME = "server"
+HEALTH_PATH = "/health"
+
+_STARTUP_PERIOD = 10
+
+
+def server_container(spec: Spec, defaults: Defaults) -> Manifest:
+    """The container that serves the model."""
+    return {
+        "name": CONTAINER_NAME,
+        "image": spec.image or defaults.image,
+        "imagePullPolicy": spec.image_pull_policy,
+        "args": server_args(spec),
+        "env": _env(spec),
+        "ports": [{"name": PORT_NAME, "containerPort": SERVER_PORT, "protocol": "TCP"}],
+        "resources": _resources(spec),
+        "volumeMounts": volumes.mounts(spec),
+        **_probes(spec),
+        **_pre_stop(spec),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        # The last log lines of a crash reach the status of the pod, and from there the status of the service.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _probes(spec: Spec) -> dict[str, Manifest]:
+    """The server's port opens when the model is loaded; until then only the startup probe counts."""
+    check = {"httpGet": {"path": HEALTH_PATH, "port": PORT_NAME}}
+    attempts = -(-spec.startup.timeout_seconds // _STARTUP_PERIOD)
+    return {
+        "startupProbe": check | {"periodSeconds": _STARTUP_PERIOD, "timeoutSeconds": 5, "failureThreshold": attempts},
+        "readinessProbe": check | {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 2},
+        # Two minutes: an overloaded server is not a dead one, and a restart costs a whole load.
+        "livenessProbe": check | {"periodSeconds": 15, "timeoutSeconds": 10, "failureThreshold": 8},
+    }
+
+
+def _pre_stop(spec: Spec) -> dict[str, Manifest]:
+    seconds = spec.drain.pre_stop_seconds
+    return {"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}} if seconds else {}
+
+
+def _env(spec: Spec) -> list[Manifest]:
+    hub = spec.hugging_face
+    # The root file system is read-only; libraries put their small caches into the home folder.
+    env: list[Manifest] = [{"name": "HOME", "value": "/tmp"}]
+    if spec.gpu.count == 0:
+        # CUDA images ask their runtime for every GPU of the node, unless told otherwise.
+        env.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
+    if hub.token_secret_ref:
+        secret = {"name": hub.token_secret_ref.name, "key": hub.token_secret_ref.key, "optional": False}
+        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": secret}})
+    if hub.endpoint:
+        env.append({"name": "HF_ENDPOINT", "value": hub.endpoint})
+    if hub.offline:
+        env.append({"name": "HF_HUB_OFFLINE", "value": "1"})
+    return env + [_env_var(variable) for variable in spec.env]
+
+
+def _env_var(variable: EnvVar) -> Manifest:
+    return variable.model_dump(by_alias=True, exclude_none=True)
+
+
+def _resources(spec: Spec) -> Manifest:
+    gpus = {spec.gpu.resource_name: str(spec.gpu.count)} if spec.gpu.count else {}
+    resources = {"requests": spec.resources.requests | gpus, "limits": spec.resources.limits | gpus}
+    return {name: amounts for name, amounts in resources.items() if amounts}

@@ -1,0 +1,25 @@
+"""What is mounted into the server's container, and from where."""
+
+from textgen_operator.kinds import Manifest
+from textgen_operator.render import cache
+from textgen_operator.render.server_args import CACHE_FOLDER
+from textgen_operator.resource import Spec
+
+
+def pod_volumes(spec: Spec) -> list[Manifest]:
+    """The volumes of the pod."""
+    shared_memory = spec.shared_memory or f"{spec.num_shards}Gi"
+    return [
+        *cache.pod_volumes(spec.cache),
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+
+
+def mounts(spec: Spec) -> list[Manifest]:
+    """Where they are in the container."""
+    return [
+        {"name": cache.VOLUME_NAME, "mountPath": CACHE_FOLDER},
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
