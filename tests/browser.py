@@ -124,7 +124,7 @@ class Browser:
         ups = [{"type": "keyUp", "value": key} for key in reversed(keys)]
         await self._post("actions", actions=[{"type": "key", "id": "keyboard", "actions": [*downs, *ups]}])
 
-    async def until(self, script: str, seconds: float = 30) -> None:
+    async def until(self, script: str, seconds: float = 60) -> None:
         """Wait until the JavaScript expression holds. Raises AssertionError with the page's text if it does not."""
         deadline = time.monotonic() + seconds
         while not await self.run(f"return {script}"):

@@ -277,7 +277,7 @@ async def listening(front: Front, certificate: Certificate | None = None) -> Asy
         listener.close()
 
 
-async def until(condition: Any, seconds: float = 5.0) -> None:
+async def until(condition: Any, seconds: float = 60.0) -> None:
     """Wait until `condition()` holds. Raises TimeoutError when it does not in time."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - any condition, also one that nobody announces

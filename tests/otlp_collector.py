@@ -35,7 +35,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
                     self.spans.extend(of_scope.spans)
         return trace_service_pb2.ExportTraceServiceResponse()
 
-    def wait_for(self, count: int, seconds: float = 15.0) -> list[Span]:
+    def wait_for(self, count: int, seconds: float = 60.0) -> list[Span]:
         """At least `count` spans. TimeoutError when they do not come."""
         deadline = time.monotonic() + seconds
         while len(self.spans) < count:

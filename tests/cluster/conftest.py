@@ -56,7 +56,7 @@ def kube(plane: ControlPlane) -> Iterator[Kube]:
         def served() -> None:
             assert kube.serves(SERVICES_OF_OURS)
 
-        eventually(served, within=10)
+        eventually(served)
         with controller_manager(find_binaries(), plane):
             yield kube
 

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -20,12 +19,14 @@ from typing import Any
 
 import httpx
 import yaml
+from ports import free_port
 
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager")
 ENVTEST_FOLDER = "/usr/local/kubebuilder/bin"
 ADMIN_TOKEN = "admin-token"
-START_SECONDS = 60
-STOP_SECONDS = 15
+START_SECONDS = 120
+STOP_SECONDS = 60
+SILENCE_SECONDS = 60
 
 # Named one by one, because `*` includes controllers that some distributions add and that need their own cluster.
 CONTROLLERS = (
@@ -89,8 +90,22 @@ class AuditLog:
         self._path = path
 
     def mark(self) -> int:
-        """The log's length now; the API server logs a request before it answers it."""
-        return self._path.stat().st_size if self._path.exists() else 0
+        """The end of the last whole entry; the API server logs a request before it answers it."""
+        return self._path.read_bytes().rfind(b"\n") + 1 if self._path.exists() else 0
+
+    def silence(self, seconds: float) -> int:
+        """The mark of now, when that many seconds have brought no write.
+
+        Raises:
+            AssertionError: there was none within SILENCE_SECONDS.
+        """
+        deadline = time.monotonic() + SILENCE_SECONDS
+        while time.monotonic() < deadline:
+            mark = self.mark()
+            time.sleep(seconds)
+            if not (writes := self.writes_since(mark)):
+                return self.mark()
+        raise AssertionError(f"writes do not end: {writes}")
 
     def since(self, mark: int) -> list[Request]:
         with self._path.open("rb") as file:
@@ -290,12 +305,6 @@ def stop(process: "subprocess.Popen[bytes]", seconds: float) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _service_account_key(folder: Path) -> Path:

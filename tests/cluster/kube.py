@@ -177,13 +177,17 @@ def service(name: str, **spec: Any) -> Manifest:
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
 
 
-def eventually(check: Callable[[], T], within: float) -> T:
+EVENTUALLY_SECONDS = 60.0
+"""How long something may take that takes a second on a machine with nothing else to do."""
+
+
+def eventually(check: Callable[[], T]) -> T:
     """The result of `check` once it raises no AssertionError.
 
     Raises:
-        AssertionError: the last one, when `within` seconds have passed.
+        AssertionError: the last one, when EVENTUALLY_SECONDS have passed.
     """
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + EVENTUALLY_SECONDS
     while True:
         try:
             return check()

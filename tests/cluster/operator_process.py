@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 import httpx
-from cluster.control_plane import free_port, stop
+from cluster.control_plane import stop
+from ports import free_port
 
 RELEASE = "textgen"
 SYSTEM = "textgen-system"
 """The Helm release that the rights come from, and its namespace."""
 
 PROGRAM = Path(sys.executable).with_name("textgen-operator")
-START_SECONDS = 30
-STOP_SECONDS = 15
+START_SECONDS = 90
+STOP_SECONDS = 60
 SERVER_IMAGE = "registry.test/textgen-server:test"
 
 

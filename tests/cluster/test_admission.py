@@ -108,7 +108,7 @@ def test_a_name_that_no_service_may_have_is_refused(kube: Kube, name: str) -> No
 def test_the_longest_name_still_gets_its_pods(namespace: Namespace, operator: Operator) -> None:
     name = "x" * 45
     namespace.serve(name)
-    eventually(lambda: namespace.stands(name), within=5)
+    eventually(lambda: namespace.stands(name))
 
 
 def test_the_size_of_claims_cannot_change_later(namespace: Namespace, no_operator: None) -> None:

@@ -14,9 +14,9 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 OBJECTS = ((STATEFUL_SETS, "chat"), (SERVICES, "chat"), (SERVICES, "chat-pods"))
 
 
-def test_objects_stand_within_five_seconds(operator: Operator, namespace: Namespace) -> None:
+def test_objects_stand_soon_after_apply(operator: Operator, namespace: Namespace) -> None:
     namespace.serve("chat", replicas=2)
-    statefulset = eventually(lambda: namespace.stands("chat"), within=5)
+    statefulset = eventually(lambda: namespace.stands("chat"))
     assert statefulset["spec"]["podManagementPolicy"] == "Parallel"
     assert statefulset["spec"]["serviceName"] == "chat-pods"
     assert namespace.get(SERVICES, "chat")["spec"]["ports"][0]["port"] == 80
@@ -26,7 +26,7 @@ def test_objects_stand_within_five_seconds(operator: Operator, namespace: Namesp
 
 def test_objects_belong_to_their_service(operator: Operator, namespace: Namespace) -> None:
     uid = namespace.serve("chat")["metadata"]["uid"]
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     for kind, name in OBJECTS:
         (owner,) = namespace.get(kind, name)["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (uid, True, True)
@@ -34,7 +34,7 @@ def test_objects_belong_to_their_service(operator: Operator, namespace: Namespac
 
 def test_the_service_itself_is_not_written_to(operator: Operator, namespace: Namespace) -> None:
     created = namespace.serve("chat")
-    eventually(lambda: namespace.condition("chat", "Accepted"), within=5)
+    eventually(lambda: namespace.condition("chat", "Accepted"))
     now = namespace.get(SERVICES_OF_OURS, "chat")
     for field in ("finalizers", "annotations", "labels", "ownerReferences"):
         assert field not in now["metadata"]
@@ -49,7 +49,7 @@ def test_the_cluster_runs_what_render_prints(
     manifest["metadata"]["namespace"] = namespace.name
     kube.post(SERVICES_OF_OURS.path(namespace.name), manifest)
     name = manifest["metadata"]["name"]
-    eventually(lambda: namespace.get(STATEFUL_SETS, name), within=5)
+    eventually(lambda: namespace.get(STATEFUL_SETS, name))
 
     by_hand = Namespace(kube, f"{namespace.name}-by-hand")
     kube.create_namespace(by_hand.name)

@@ -7,7 +7,6 @@ from cluster.operator_process import Operator
 from textgen_operator.kinds import PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS
 
 OBJECTS = ((STATEFUL_SETS, "chat"), (SERVICES, "chat"), (SERVICES, "chat-pods"), (PODS, "chat-0"))
-COLLECTED_SECONDS = 15
 FOREIGN = {"metadata": {"name": "chat"}, "spec": {"ports": [{"port": 5432}]}}
 
 
@@ -18,35 +17,35 @@ def all_gone(namespace: Namespace) -> None:
 
 def test_deletion_leaves_nothing(operator: Operator, namespace: Namespace) -> None:
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     namespace.delete(SERVICES_OF_OURS, "chat")
-    eventually(lambda: all_gone(namespace), within=COLLECTED_SECONDS)
+    eventually(lambda: all_gone(namespace))
 
 
 def test_deletion_does_not_need_the_operator(operator: Operator, namespace: Namespace) -> None:
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     operator.stop()
     namespace.delete(SERVICES_OF_OURS, "chat")
     assert not namespace.exists(SERVICES_OF_OURS, "chat")
-    eventually(lambda: all_gone(namespace), within=COLLECTED_SECONDS)
+    eventually(lambda: all_gone(namespace))
 
 
 def test_what_is_deleted_with_its_children_first_is_not_made_again(operator: Operator, namespace: Namespace) -> None:
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     namespace.delete(SERVICES_OF_OURS, "chat", propagation="Foreground")
 
     def gone() -> None:
         assert not namespace.exists(SERVICES_OF_OURS, "chat")
         all_gone(namespace)
 
-    eventually(gone, within=COLLECTED_SECONDS)
+    eventually(gone)
 
 
 def test_a_name_can_be_used_again_at_once(operator: Operator, namespace: Namespace) -> None:
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     namespace.delete(SERVICES_OF_OURS, "chat")
     uid = namespace.serve("chat", dtype="float16")["metadata"]["uid"]
 
@@ -55,12 +54,12 @@ def test_a_name_can_be_used_again_at_once(operator: Operator, namespace: Namespa
         assert namespace.get(SERVICES, "chat")["metadata"]["ownerReferences"][0]["uid"] == uid
         assert namespace.condition("chat", "Accepted")["status"] == "True"
 
-    eventually(anew, within=COLLECTED_SECONDS)
+    eventually(anew)
 
 
 def test_what_an_earlier_service_left_behind_is_adopted(operator: Operator, namespace: Namespace) -> None:
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     pod = namespace.get(PODS, "chat-0")["metadata"]["uid"]
     namespace.delete(SERVICES_OF_OURS, "chat", propagation="Orphan")
 
@@ -68,7 +67,7 @@ def test_what_an_earlier_service_left_behind_is_adopted(operator: Operator, name
         assert not namespace.exists(SERVICES_OF_OURS, "chat")
         assert "ownerReferences" not in namespace.get(STATEFUL_SETS, "chat")["metadata"]
 
-    eventually(orphaned, within=COLLECTED_SECONDS)
+    eventually(orphaned)
     uid = namespace.serve("chat")["metadata"]["uid"]
 
     def adopted() -> None:
@@ -77,7 +76,7 @@ def test_what_an_earlier_service_left_behind_is_adopted(operator: Operator, name
             assert [owner["uid"] for owner in owners] == [uid]
         assert namespace.condition("chat", "Accepted")["status"] == "True"
 
-    eventually(adopted, within=10)
+    eventually(adopted)
     assert namespace.get(PODS, "chat-0")["metadata"]["uid"] == pod
 
 
@@ -94,7 +93,7 @@ def test_a_foreign_object_of_the_same_name_is_reported_and_untouched(
             assert (condition["status"], condition["reason"]) == ("False", "NameConflict")
             assert "Service chat" in condition["message"]
 
-    eventually(reported, within=5)
+    eventually(reported)
     assert namespace.get(SERVICES, "chat") == foreign
     assert not namespace.exists(STATEFUL_SETS, "chat")
     assert {write.resource for write in plane.audit.writes_since(mark)} == {"textgenerationservices/status"}
@@ -103,6 +102,6 @@ def test_a_foreign_object_of_the_same_name_is_reported_and_untouched(
 def test_once_the_foreign_object_is_gone_the_service_starts(operator: Operator, namespace: Namespace) -> None:
     namespace.kube.post(SERVICES.path(namespace.name), FOREIGN)
     namespace.serve("chat")
-    eventually(lambda: namespace.condition("chat", "Accepted"), within=5)
+    eventually(lambda: namespace.condition("chat", "Accepted"))
     namespace.delete(SERVICES, "chat")
-    eventually(lambda: namespace.stands("chat"), within=20)
+    eventually(lambda: namespace.stands("chat"))

@@ -11,7 +11,6 @@ from cluster.operator_process import Operator
 
 from textgen_operator.kinds import SERVICES, STATEFUL_SETS, Kind, Manifest
 
-PUT_BACK_SECONDS = 10
 STATUS = "textgenerationservices/status"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
@@ -62,8 +61,8 @@ CHANGES: dict[str, tuple[tuple[Kind, str], Callable[[Manifest], object]]] = {
 def chat(operator: Operator, namespace: Namespace) -> Namespace:
     """A namespace with a service `chat` that stands."""
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
-    eventually(lambda: namespace.condition("chat", "Accepted"), within=5)
+    eventually(lambda: namespace.stands("chat"))
+    eventually(lambda: namespace.condition("chat", "Accepted"))
     return namespace
 
 
@@ -84,7 +83,7 @@ def test_a_change_by_hand_is_put_back(
     def as_before() -> None:
         assert ours(chat.get(*target)) == before
 
-    eventually(as_before, within=PUT_BACK_SECONDS)
+    eventually(as_before)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_a_deleted_object_comes_back(chat: Namespace, target: tuple[Kind, str]) 
         assert chat.get(*target)["metadata"]["uid"] != old
         chat.stands("chat")
 
-    eventually(new_one_stands, within=PUT_BACK_SECONDS)
+    eventually(new_one_stands)
 
 
 def test_what_others_add_stays_and_costs_no_write(chat: Namespace, plane: ControlPlane) -> None:
@@ -112,7 +111,7 @@ def test_what_others_add_stays_and_costs_no_write(chat: Namespace, plane: Contro
     def put_back() -> None:
         assert chat.get(*STATEFUL_SET)["spec"]["replicas"] == 1
 
-    eventually(put_back, within=PUT_BACK_SECONDS)
+    eventually(put_back)
     for target in (STATEFUL_SET, CLIENTS_SERVICE):
         meta = chat.get(*target)["metadata"]
         assert (meta["annotations"], meta["labels"]["team"]) == ({"cloud.test/address": "10.1.1.1"}, "ml")

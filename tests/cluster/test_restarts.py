@@ -28,18 +28,18 @@ def test_killed_in_the_middle_it_finishes_after_a_restart(
     def some_written() -> None:
         assert len(namespace.list(STATEFUL_SETS)) + len(namespace.list(SERVICES)) >= progress
 
-    eventually(some_written, within=5)
+    eventually(some_written)
     operator.kill()
     operator.start()
     for name in NAMES:
-        eventually(partial(complete, namespace, name), within=10)
+        eventually(partial(complete, namespace, name))
 
 
 def test_what_happened_while_it_was_away_is_made_good(operator: Operator, namespace: Namespace) -> None:
     for name in ("changed", "scaled", "robbed"):
         namespace.serve(name)
     for name in ("changed", "scaled", "robbed"):
-        eventually(partial(complete, namespace, name), within=5)
+        eventually(partial(complete, namespace, name))
     assert operator.stop() == 0
     namespace.serve("new")
     namespace.edit(SERVICES_OF_OURS, "changed", {"spec": {"dtype": "float16"}})
@@ -54,4 +54,4 @@ def test_what_happened_while_it_was_away_is_made_good(operator: Operator, namesp
         assert "float16" in container["args"]
         assert len(namespace.list(PODS, "scaled")) == 1
 
-    eventually(made_good, within=10)
+    eventually(made_good)

@@ -28,7 +28,7 @@ def test_the_operators_pod_is_admitted_where_only_restricted_pods_are(kube: Kube
     def made() -> None:
         assert [pod["spec"]["serviceAccountName"] for pod in kube.list(PODS, SYSTEM)] == [RELEASE]
 
-    eventually(made, within=10)
+    eventually(made)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_life_of_a_service_needs_every_right_that_the_chart_grants(
     mark = plane.audit.mark()
     operator.start()
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     old = namespace.get(STATEFUL_SETS, "chat")["metadata"]["uid"]
     # A claim for each replica cannot be added to a StatefulSet: it has to be made anew.
     namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"cache": {"type": "PerReplica"}}})
@@ -57,7 +57,7 @@ def test_the_life_of_a_service_needs_every_right_that_the_chart_grants(
         used = {(*request.right, request.verb) for request in plane.audit.since(mark)}
         assert granted() - used == CHECKED_INSIDE
 
-    eventually(made_anew, within=20)
+    eventually(made_anew)
 
 
 def granted() -> set[tuple[str, str, str]]:
@@ -95,7 +95,7 @@ def test_who_works_in_a_namespace_may_do_so_with_its_services(namespace: Namespa
     def aggregated() -> None:
         assert may("list")
 
-    eventually(aggregated, within=5)
+    eventually(aggregated)
     assert may("get", "status")
     for verb in ("create", "patch", "delete"):
         assert may(verb) == may_write
@@ -128,7 +128,7 @@ def test_with_roles_in_some_namespaces_it_works_there_and_nowhere_else(
     kube.create_namespace(elsewhere.name)
     elsewhere.serve("chat")
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     elsewhere.delete_services()
     assert elsewhere.list(STATEFUL_SETS) == []
     requests = [request for request in plane.audit.since(mark) if request.resource]

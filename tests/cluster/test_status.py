@@ -16,7 +16,7 @@ TERMINATED = {
 }
 
 
-def expect(namespace: Namespace, kind: str, status: str, reason: str, within: float = 5) -> Manifest:
+def expect(namespace: Namespace, kind: str, status: str, reason: str) -> Manifest:
     """The condition of `chat`, once it has this status and reason."""
 
     def found() -> Manifest:
@@ -24,20 +24,20 @@ def expect(namespace: Namespace, kind: str, status: str, reason: str, within: fl
         assert (condition["status"], condition["reason"]) == (status, reason), condition
         return condition
 
-    return eventually(found, within)
+    return eventually(found)
 
 
 def running(namespace: Namespace, replicas: int = 1) -> None:
     """Create `chat` and report its pods as ready."""
     namespace.serve("chat", replicas=replicas)
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     namespace.make_ready("chat")
     expect(namespace, "Ready", "True", "Ready")
 
 
 def test_ready_when_every_pod_answers_and_not_before(operator: Operator, namespace: Namespace) -> None:
     namespace.serve("chat", replicas=2)
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     expect(namespace, "Accepted", "True", "Accepted")
     expect(namespace, "Available", "False", "NoReadyPods")
     first, second = namespace.list(PODS, "chat")
@@ -70,9 +70,9 @@ def test_a_new_spec_is_ready_only_with_new_pods(operator: Operator, namespace: N
         assert [pod["spec"]["containers"][0]["args"].count("bfloat16") for pod in pods] == [1]
         assert pods[0]["metadata"]["uid"] != old
 
-    eventually(replaced, within=5)
+    eventually(replaced)
     namespace.make_ready("chat")
-    expect(namespace, "Ready", "True", "Ready", within=10)
+    expect(namespace, "Ready", "True", "Ready")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_reason_why_a_pod_does_not_start_is_told(
     operator: Operator, namespace: Namespace, container: dict[str, Any], reason: str, words: str
 ) -> None:
     namespace.serve("chat")
-    eventually(lambda: namespace.stands("chat"), within=5)
+    eventually(lambda: namespace.stands("chat"))
     (pod,) = namespace.list(PODS, "chat")
     namespace.report(pod, ready=False, **container)
     assert words in expect(namespace, "Ready", "False", reason)["message"]
@@ -123,7 +123,7 @@ def test_the_reason_why_a_pod_does_not_start_is_told(
 def test_the_scale_subresource_scales(operator: Operator, namespace: Namespace) -> None:
     running(namespace)
     namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"replicas": 3}}, "scale")
-    eventually(lambda: expect_pods(namespace, 3), within=5)
+    eventually(lambda: expect_pods(namespace, 3))
     namespace.make_ready("chat")
     expect(namespace, "Ready", "True", "Ready")
 
@@ -137,7 +137,7 @@ def test_the_scale_subresource_scales(operator: Operator, namespace: Namespace) 
 def test_no_replicas_is_said_to_be_intended(operator: Operator, namespace: Namespace) -> None:
     running(namespace)
     namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"replicas": 0}}, "scale")
-    eventually(lambda: expect_pods(namespace, 0), within=5)
+    eventually(lambda: expect_pods(namespace, 0))
     expect(namespace, "Ready", "False", "ScaledToZero")
     expect(namespace, "Available", "False", "ScaledToZero")
 

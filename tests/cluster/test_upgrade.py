@@ -48,14 +48,14 @@ def put_definition(kube: Kube, definition: Manifest, *, accepts: bool) -> None:
     def in_force() -> None:
         assert accepts_probe(kube) == accepts
 
-    eventually(in_force, within=10)
+    eventually(in_force)
 
 
 def test_a_spec_that_the_definition_let_in_is_reported_and_what_runs_is_left_alone(
     operator: Operator, namespace: Namespace, loose_definition: None
 ) -> None:
     namespace.serve("chat")
-    before = eventually(lambda: namespace.stands("chat"), within=10)["spec"]
+    before = eventually(lambda: namespace.stands("chat"))["spec"]
     namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"shards": 99, "dtype": "float16", "colour": "red"}})
 
     def reported() -> None:
@@ -65,7 +65,7 @@ def test_a_spec_that_the_definition_let_in_is_reported_and_what_runs_is_left_alo
             for words in ("spec.shards", "spec.colour: there is no such field"):
                 assert words in condition["message"]
 
-    eventually(reported, within=10)
+    eventually(reported)
     assert namespace.get(STATEFUL_SETS, "chat")["spec"] == before
 
     namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"shards": None, "colour": None}})
@@ -74,4 +74,4 @@ def test_a_spec_that_the_definition_let_in_is_reported_and_what_runs_is_left_alo
         (container,) = namespace.get(STATEFUL_SETS, "chat")["spec"]["template"]["spec"]["containers"]
         assert "float16" in container["args"]
 
-    eventually(applied, within=10)
+    eventually(applied)

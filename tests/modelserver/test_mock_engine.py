@@ -1,11 +1,11 @@
 """The mock engine's executor: what a step takes, and what it brings."""
 
-import time
 from pathlib import Path
 
 import pytest
 from front import write_model_folder
 
+from textgen_server import mock_engine
 from textgen_server.engine.plan import Item, Sample, StepPlan
 from textgen_server.errors import CheckpointError
 from textgen_server.mock_engine import LOGPROB, MockExecutor
@@ -28,29 +28,48 @@ def decode(*samples: Sample) -> StepPlan:
     return StepPlan([Item([5], 9, [0], sample) for sample in samples], num_decodes=len(samples))
 
 
-def seconds(mock: MockExecutor, plan: StepPlan) -> float:
-    started = time.monotonic()
+class Clock:
+    """Time that passes only in sleep."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(mock_engine, "time", clock)
+    return clock
+
+
+def seconds(clock: Clock, mock: MockExecutor, plan: StepPlan) -> float:
+    started = clock.now
     mock.execute(plan)
-    return time.monotonic() - started
+    return clock.now - started
 
 
-def test_steps_keep_the_beat_and_the_first_after_a_rest_comes_at_once(folder):
+def test_steps_keep_the_beat_and_the_first_after_a_rest_comes_at_once(folder, clock: Clock):
     mock = executor(folder, mock_engine_tokens_per_second=20)
     plan = decode(Sample(SamplingParams(), 0))
-    assert seconds(mock, plan) < 0.04
-    # The shortest of several, because this machine may have other things to do.
-    assert min(seconds(mock, plan) for _ in range(5)) == pytest.approx(0.05, abs=0.02)
-    rests = []
-    for _ in range(5):
-        time.sleep(0.03)  # what a step leaves of its time is not added to the next
-        rests.append(seconds(mock, plan))
-    assert min(rests) == pytest.approx(0.02, abs=0.015)
+    assert seconds(clock, mock, plan) == 0
+    assert [seconds(clock, mock, plan) for _ in range(3)] == pytest.approx([0.05] * 3)
+    clock.sleep(0.03)
+    assert seconds(clock, mock, plan) == pytest.approx(0.02)
+    clock.sleep(0.2)
+    assert seconds(clock, mock, plan) == 0
+    assert seconds(clock, mock, plan) == pytest.approx(0.05)
 
 
-def test_prompts_take_time_where_their_rate_is_set(folder):
+def test_prompts_take_time_where_their_rate_is_set(folder, clock: Clock):
     mock = executor(folder, mock_engine_tokens_per_second=1e6, mock_engine_prefill_tokens_per_second=1000)
     prompt = StepPlan([Item([5] * 100, 0, [0], Sample(SamplingParams(), 0))], num_decodes=0)
-    assert min(seconds(mock, prompt) for _ in range(3)) == pytest.approx(0.1, abs=0.03)
+    assert seconds(clock, mock, prompt) == pytest.approx(0.1)
     assert mock.longest_step_seconds == pytest.approx(0.512, abs=0.001)  # max_prefill_tokens is the model's 512
 
 

@@ -46,7 +46,7 @@ async def informed(client: Client) -> AsyncIterator["asyncio.Queue[ServiceKey]"]
 
 
 async def take(notified: "asyncio.Queue[ServiceKey]", count: int) -> list[ServiceKey]:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(60):
         return sorted([await notified.get() for _ in range(count)])
 
 
@@ -95,10 +95,16 @@ async def test_a_watch_goes_on_where_it_ended(client: Client, kmock: RawHandler)
     serve(kmock, [listed()], [(change("ADDED", pod("a", version="5")),), (change("ADDED", pod("b", version="6")),)])
     async with informed(client) as notified:
         await take(notified, 2)
-        await asyncio.sleep(0.1)
-    watches = [request.params["resourceVersion"] for request in kmock if "watch" in request.params]
-    assert watches[:3] == ["1", "5", "6"]
-    assert len(kmock) == len(watches) + 1
+        async with asyncio.timeout(60):
+            while len(watches(kmock)) < 3:  # noqa: ASYNC110 - what is awaited happens behind HTTP
+                await asyncio.sleep(0.01)
+    assert watches(kmock)[:3] == ["1", "5", "6"]
+    assert len(kmock) == len(watches(kmock)) + 1
+
+
+def watches(kmock: RawHandler) -> list[str]:
+    """Where each watch began."""
+    return [request.params["resourceVersion"] for request in kmock if "watch" in request.params]
 
 
 async def test_what_vanished_while_the_watch_was_down_is_noticed(client: Client, kmock: RawHandler) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from operator_samples import service
+from ports import free_port
 
 from textgen_operator import local
 from textgen_operator.local import LocalError, Machine, Process, run, to_process
@@ -28,8 +29,6 @@ mode, port = os.environ["MODE"], int(sys.argv[sys.argv.index("--port") + 1])
 if mode == "dies":
     print("no such model", file=sys.stderr)
     sys.exit(3)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-open(os.environ["CHILD"], "w").write(str(child.pid))
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(503 if mode == "loads" else 200)
@@ -41,6 +40,10 @@ def end(*_):
     open(os.environ["CHILD"] + ".drained", "w").write("1")
     os._exit(0)
 signal.signal(signal.SIGTERM, end)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+with open(os.environ["CHILD"] + ".unfinished", "w") as file:
+    file.write(str(child.pid))
+os.rename(file.name, os.environ["CHILD"])
 socketserver.TCPServer.allow_reuse_address = True
 http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
 """
@@ -170,15 +173,17 @@ def test_a_port_in_use_is_refused_with_the_cure() -> None:
 
 
 @pytest.fixture
-def fake(tmp_path: Path, unused_tcp_port: int) -> Callable[..., Process]:
+def fake(tmp_path: Path) -> Callable[..., Process]:
     """A server of the given mode: serves, dies, loads (for ever) or stubborn (ignores SIGTERM)."""
     script = tmp_path / "server.py"
     script.write_text(FAKE_SERVER)
 
-    def make(mode: str, startup: float = 20, grace: float = 20) -> Process:
+    port = free_port()
+
+    def make(mode: str, startup: float = 60, grace: float = 60) -> Process:
         env = {"MODE": mode, "CHILD": str(tmp_path / "child")}
-        command = [sys.executable, str(script), "--port", str(unused_tcp_port)]
-        return Process(command, env, f"http://127.0.0.1:{unused_tcp_port}", "/health", startup, grace)
+        command = [sys.executable, str(script), "--port", str(port)]
+        return Process(command, env, f"http://127.0.0.1:{port}", "/health", startup, grace)
 
     return make
 
@@ -189,7 +194,7 @@ def _quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not check():  # noqa: ASYNC110 - what is awaited happens in other processes
             await asyncio.sleep(0.02)
 
@@ -208,7 +213,7 @@ async def test_when_asked_to_end_it_ends_the_server_and_all_its_processes(
 ) -> None:
     running = asyncio.create_task(run(fake("serves"), "try me"))
     output = ""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "try me" not in output:
             output += capfd.readouterr().out
             await asyncio.sleep(0.02)
@@ -222,7 +227,6 @@ async def test_when_asked_to_end_it_ends_the_server_and_all_its_processes(
 async def test_it_can_be_ended_while_the_model_loads(fake: Callable[..., Process], tmp_path: Path) -> None:
     running = asyncio.create_task(run(fake("loads"), "try me"))
     await until((tmp_path / "child").exists)
-    await asyncio.sleep(0.1)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
 
@@ -248,7 +252,6 @@ async def test_a_server_that_does_not_end_is_killed_after_its_grace(
 ) -> None:
     running = asyncio.create_task(run(fake("stubborn", grace=0.3), "try me"))
     await until((tmp_path / "child").exists)
-    await asyncio.sleep(0.2)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 1
     assert "killed" in capfd.readouterr().err
@@ -258,10 +261,9 @@ async def test_a_server_that_does_not_end_is_killed_after_its_grace(
 async def test_a_second_ctrl_c_cuts_the_grace_short(fake: Callable[..., Process], tmp_path: Path) -> None:
     running = asyncio.create_task(run(fake("stubborn", grace=60), "try me"))
     await until((tmp_path / "child").exists)
-    await asyncio.sleep(0.2)
     start = time.monotonic()
     os.kill(os.getpid(), signal.SIGINT)
     await asyncio.sleep(0.1)
     os.kill(os.getpid(), signal.SIGINT)
     assert await running == 1
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -13,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+from ports import free_port
 
 START_SECONDS = 120
+WAIT_SECONDS = 90
 
 
 class Server:
@@ -88,16 +89,10 @@ def running(log: Path, *flags: str, **options) -> Iterator[Server]:
         server.process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(condition, seconds: float, what: str) -> None:
-    """Poll until `condition()` holds; RuntimeError after `seconds`."""
-    deadline = time.monotonic() + seconds
+def wait_for(condition, what: str) -> None:
+    """Poll until `condition()` holds; RuntimeError after WAIT_SECONDS."""
+    deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{what}: not within {seconds} s")
+            raise RuntimeError(f"{what}: not within {WAIT_SECONDS} s")
         time.sleep(0.05)

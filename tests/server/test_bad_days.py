@@ -47,11 +47,11 @@ def test_a_lost_engine_ends_its_streams_with_an_error_and_comes_back(victim: Ser
         hurt_at.append(time.monotonic())
 
     events = events_until_the_end(victim, hurt)
-    assert time.monotonic() - hurt_at[0] < 10
+    assert time.monotonic() - hurt_at[0] < 60
     assert set(events[-1]) == {"error", "error_type"}
     assert victim.health() == 503
     assert victim.generate("Hello", max_new_tokens=1).status_code == 503
-    wait_for(lambda: victim.health() == 200, 60, "recovery")
+    wait_for(lambda: victim.health() == 200, "recovery")
     assert victim.generate("Hello", max_new_tokens=3).status_code == 200
     assert victim.ranks() != [engine]
     assert victim.process.poll() is None
@@ -63,7 +63,7 @@ def test_a_client_that_leaves_frees_its_blocks(server: Server):
         lines = reply.iter_lines()  # kept, because httpx closes the connection with it
         next(lines)
         assert server.metric("tgi_batch_current_size") == 1
-    wait_for(lambda: server.metric("tgi_batch_current_size") == 0, 3, "the request's end")
+    wait_for(lambda: server.metric("tgi_batch_current_size") == 0, "the request's end")
     assert server.metric("textgen_kv_cache_usage_ratio") == 0
 
 
@@ -71,7 +71,7 @@ def test_a_client_that_leaves_without_a_stream_frees_its_blocks_too(server: Serv
     body = {"inputs": "Count to one million: 1, 2, 3,", "parameters": LONG}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/generate", json=body, timeout=0.5)
-    wait_for(lambda: server.metric("tgi_batch_current_size") == 0, 3, "the request's end")
+    wait_for(lambda: server.metric("tgi_batch_current_size") == 0, "the request's end")
 
 
 async def test_300_requests_at_once_are_served_or_refused_at_once(model_flags, tmp_path):
@@ -93,17 +93,16 @@ async def test_300_requests_at_once_are_served_or_refused_at_once(model_flags, t
 async def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(model_flags, tmp_path):
     with running(tmp_path / "log", *model_flags) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            body = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 60, "details": True}}
+            body = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 100, "details": True}}
             running_request = asyncio.create_task(client.post("/generate", json=body))
-            await asyncio.sleep(0.3)
+            await asyncio.to_thread(wait_for, lambda: server.metric("tgi_batch_current_size") == 1, "the request runs")
             server.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.2)
-            assert (await client.get("/health")).status_code == 503
+            await asyncio.to_thread(wait_for, lambda: server.health() == 503, "the drain")
             assert (await client.post("/generate", json=body)).status_code == 503
             reply = await running_request
         assert reply.status_code == 200
-        assert reply.json()["details"]["generated_tokens"] == 60
-        assert server.process.wait(20) == 0
+        assert reply.json()["details"]["generated_tokens"] == 100
+        assert server.process.wait(60) == 0
 
 
 def test_the_grace_period_bounds_the_drain(model_flags, tmp_path):
@@ -116,15 +115,15 @@ def test_the_grace_period_bounds_the_drain(model_flags, tmp_path):
             server.process.send_signal(signal.SIGTERM)
             last = [line for line in lines if line.startswith("data:")][-1]
         assert "error" in json.loads(last[5:])
-        assert server.process.wait(20) == 0
-        assert time.monotonic() - started < 15
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - started < 60
 
 
 def test_no_rank_outlives_a_killed_launcher(model_flags, tmp_path):
     with running(tmp_path / "log", *model_flags) as server:
         [engine] = server.ranks()
         server.stop(signal.SIGKILL)
-        wait_for(lambda: not Path(f"/proc/{engine}").exists(), 10, "the engine's end")
+        wait_for(lambda: not Path(f"/proc/{engine}").exists(), "the engine's end")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_two_shards_write_the_same_text_as_one(server: Server, model_flags, tmp_
         reply = sharded.generate("The capital of France is", max_new_tokens=10)
         assert reply.json()["generated_text"] == expected
         os.kill(sharded.ranks()[1], signal.SIGKILL)
-        wait_for(lambda: sharded.health() == 503, 10, "the loss of a rank")
-        wait_for(lambda: sharded.health() == 200, 60, "recovery")
+        wait_for(lambda: sharded.health() == 503, "the loss of a rank")
+        wait_for(lambda: sharded.health() == 200, "recovery")
         reply = sharded.generate("The capital of France is", max_new_tokens=10)
         assert reply.json()["generated_text"] == expected

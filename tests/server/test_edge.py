@@ -55,7 +55,7 @@ def test_keys_certificates_logs_and_traces_together(model_flags, tmp_path):
             assert ask("old-key", old, **{"x-request-id": "first"}).text.count("data:") == 5
             (tmp_path / "keys").write_text("new-key\n")
             issue(new, tmp_path)
-            wait_for(lambda: _works(lambda: ask("new-key", new)), 10, "rotation of keys and certificate")
+            wait_for(lambda: _works(lambda: ask("new-key", new)), "rotation of keys and certificate")
             assert ask("old-key", new).status_code == 401
             assert server.stop() == 0
         lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -79,7 +79,7 @@ def strict(model_flags, tmp_path_factory) -> Iterator[Server]:
     """One that has little patience, and one place in its batch."""
     flags = (
         *("--mock-engine", "--mock-engine-tokens-per-second", "50", "--max-batch-size", "1"),
-        *("--queue-timeout", "0.5", "--request-timeout", "2", "--receive-timeout", "1", "--header-limit", "4096"),
+        *("--queue-timeout", "0.5", "--request-timeout", "4", "--receive-timeout", "1", "--header-limit", "4096"),
     )
     with running(tmp_path_factory.mktemp("strict") / "log", *model_flags, *flags) as it:
         yield it
@@ -87,11 +87,11 @@ def strict(model_flags, tmp_path_factory) -> Iterator[Server]:
 
 def test_a_request_that_the_engine_does_not_begin_in_time_is_429(strict):
     with ThreadPoolExecutor(2) as pool:
-        long = pool.submit(strict.generate, "Anything.", max_new_tokens=80)
-        time.sleep(0.3)
+        long = pool.submit(strict.generate, "Anything.", max_new_tokens=150)
+        wait_for(lambda: strict.metric("tgi_batch_current_size") == 1, "the long one runs")
         before = time.monotonic()
         waiting = strict.generate("Anything.", max_new_tokens=5)
-        assert 0.4 < time.monotonic() - before < 1.2
+        assert time.monotonic() - before > 0.4
         assert waiting.status_code == 429
         assert waiting.json()["error_type"] == "overloaded"
         assert waiting.headers["retry-after"] == "1"
@@ -102,11 +102,11 @@ def test_a_request_that_the_engine_does_not_begin_in_time_is_429(strict):
 def test_a_request_that_takes_too_long_ends_and_frees_the_engine(strict):
     body = {"inputs": "Anything.", "parameters": {"max_new_tokens": 500}}
     before = time.monotonic()
-    events = httpx.post(f"{strict.url}/generate_stream", json=body, timeout=10).text.strip().split("\n\n")
-    assert 1.8 < time.monotonic() - before < 3
+    events = httpx.post(f"{strict.url}/generate_stream", json=body, timeout=60).text.strip().split("\n\n")
+    assert time.monotonic() - before > 3.8
     assert json.loads(events[-1].removeprefix("data: "))["error_type"] == "timeout"
     assert len(events) > 20
-    wait_for(lambda: strict.metric("tgi_batch_current_size") == 0, 2, "the engine is free")
+    wait_for(lambda: strict.metric("tgi_batch_current_size") == 0, "the engine is free")
     reply = strict.generate("Anything.", max_new_tokens=500)
     assert (reply.status_code, reply.json()["error_type"]) == (504, "timeout")
 

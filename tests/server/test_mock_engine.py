@@ -8,7 +8,7 @@ from statistics import median
 
 import httpx
 import pytest
-from running import running
+from running import running, wait_for
 
 from textgen_server.mock_engine import TEXT
 
@@ -66,7 +66,7 @@ async def test_each_of_16_streams_gets_the_set_rate(mock):
     assert all(len(times) == 25 for times in streams)
     # Never faster than that; on a busy machine tokens may come late, and several at once.
     gap = median((times[-1] - times[0]) / (len(times) - 1) for times in streams)
-    assert 0.9 / TOKENS_PER_SECOND < gap < 3 / TOKENS_PER_SECOND
+    assert gap > 0.9 / TOKENS_PER_SECOND
 
 
 async def test_a_client_that_leaves_frees_its_place_and_its_blocks(mock):
@@ -75,6 +75,5 @@ async def test_a_client_that_leaves_frees_its_place_and_its_blocks(mock):
         async with client.stream("POST", "/generate_stream", json=body) as reply:
             await anext(reply.aiter_lines())
             assert mock.metric("tgi_batch_current_size") == 1
-    await asyncio.sleep(5 / TOKENS_PER_SECOND)
-    assert mock.metric("tgi_batch_current_size") == 0
+    wait_for(lambda: mock.metric("tgi_batch_current_size") == 0, "the request's end")
     assert mock.metric("textgen_kv_cache_usage_ratio") == 0

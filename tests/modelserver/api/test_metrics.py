@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Callable
 
 import pytest
@@ -218,13 +217,11 @@ async def test_replies_are_counted_by_route_and_status_and_made_up_paths_are_one
 async def test_metrics_answer_while_the_engine_does_not(front: Front, trouble: str) -> None:
     front.engine.healthy = trouble != "down"
     front.engine.status_hangs = trouble == "hanging"
-    before = time.monotonic()
     response = await front.get("/metrics")
     assert response.status_code == 200
     assert "tgi_request_count" in response.text
     assert "tgi_queue_size" not in response.text
     assert "\ntextgen_engine_up 0.0" in response.text
-    assert time.monotonic() - before < 5
 
 
 async def test_the_build_tells_what_runs(front: Front) -> None:

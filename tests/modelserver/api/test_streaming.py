@@ -40,9 +40,9 @@ async def test_a_client_that_leaves_a_stream_aborts_its_request(
             await anext(read_events(response))
             running = front.engine.running
             assert running == front.context.in_flight > 0
-        await until(lambda: front.engine.running == 0, seconds=1)
+        await until(lambda: front.engine.running == 0)
         assert front.engine.aborted == running
-        await until(lambda: front.context.in_flight == 0, seconds=1)
+        await until(lambda: front.context.in_flight == 0)
     assert await metric(front, 'tgi_request_failure{err="dropped"}') == running
 
 
@@ -55,8 +55,8 @@ async def test_a_client_that_leaves_before_the_first_token_aborts_its_request(
         asking = asyncio.create_task(client.post(path, json=body))
         await until(lambda: front.engine.running == 1)
         asking.cancel()
-        await until(lambda: front.engine.running == 0, seconds=1)
-        await until(lambda: front.context.in_flight == 0, seconds=1)
+        await until(lambda: front.engine.running == 0)
+        await until(lambda: front.context.in_flight == 0)
     assert front.engine.aborted == 1
 
 
@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_a_single_reply_aborts_its_request(front: Fro
         asking = asyncio.create_task(client.post("/v1/completions", json={"prompt": ["a", "b"]}))
         await until(lambda: front.engine.running == 2)
         asking.cancel()
-        await until(lambda: front.engine.running == 0, seconds=1)
+        await until(lambda: front.engine.running == 0)
     assert front.engine.aborted == 2
 
 
@@ -95,7 +95,7 @@ async def test_a_client_that_reads_nothing_holds_up_nobody_and_is_given_up(make_
             for _ in range(5):
                 response = await client.post("/generate", json={"inputs": "hello", "parameters": {"max_new_tokens": 5}})
                 assert response.status_code == 200
-            await until(lambda: front.engine.aborted == 1, seconds=60)
+            await until(lambda: front.engine.aborted == 1)
             assert front.engine.delivered < tokens
             assert (await client.get("/health")).status_code == 200
         lazy.transport.abort()
@@ -110,7 +110,7 @@ async def test_a_client_that_reads_late_misses_nothing(make_front: Callable[...,
     async with connected(front) as client:
         body = {"inputs": "hello", "parameters": {"max_new_tokens": tokens}}
         async with client.stream("POST", "/generate_stream", json=body) as response:
-            await until(lambda: front.engine.delivered == tokens, seconds=60)
+            await until(lambda: front.engine.delivered == tokens)
             indices = [event["index"] async for event in read_events(response)]
     assert indices == list(range(1, tokens + 1))
 

@@ -176,7 +176,7 @@ async def test_grpc_serves_the_same_certificate_and_follows_it(
 
 async def _can_connect(port: int, trusted: trustme.CA) -> bool:
     credentials = grpc.ssl_channel_credentials(trusted.cert_pem.bytes())
-    async with grpc.aio.secure_channel(f"{NAME}:{port}", credentials) as channel, asyncio.timeout(10):
+    async with grpc.aio.secure_channel(f"{NAME}:{port}", credentials) as channel, asyncio.timeout(60):
         await channel.channel_ready()
         return True
 

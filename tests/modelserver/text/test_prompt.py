@@ -1,7 +1,6 @@
 """Prompts are tokenized off the event loop, and truncated from the left."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -44,11 +43,8 @@ async def test_a_conversation_has_one_bos_the_templates(encoder: PromptEncoder) 
 
 async def test_a_huge_prompt_does_not_stop_the_event_loop(encoder: PromptEncoder) -> None:
     encoding = asyncio.create_task(encoder.encode("the quick brown fox " * 100_000))
-    longest, last = 0.0, time.perf_counter()
+    turns = 0
     while not encoding.done():
         await asyncio.sleep(0.001)
-        now = time.perf_counter()
-        longest, last = max(longest, now - last), now
-    started = time.perf_counter()
-    encoder.tokenizer.encode("the quick brown fox " * 100_000)
-    assert longest < (time.perf_counter() - started) / 2
+        turns += 1
+    assert turns > 10
