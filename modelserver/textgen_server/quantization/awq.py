@@ -7,7 +7,7 @@ A matrix of `in` rows and `out` columns is stored as
     scales   float [groups, out]
 
 with the columns of a word in the order 0, 2, 4, 6, 1, 3, 5, 7 from the lowest bits. Named by registry.py, read through
-grouped.Unpacked.
+unpacked.Unpacked.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from textgen_server.errors import CheckpointError
-from textgen_server.quantization.grouped import Grouped, Range, check_shape, matrix_shape, whole_number
+from textgen_server.quantization.grouped import Grouped
 from textgen_server.quantization.packing import unpack
+from textgen_server.quantization.unpacked import Range, check_dtype, check_shape, matrix_shape, whole_number
 from textgen_server.weights.checkpoint import Checkpoint
 
 _PER_WORD = 8
@@ -34,6 +35,7 @@ class Awq:
     group_size: int
 
     bits = 4
+    mark = "qweight"
     suffixes = ("qweight", "qzeros", "scales")
 
     @classmethod
@@ -51,7 +53,9 @@ class Awq:
         return cls(group_size)
 
     def shape(self, stored: Checkpoint, prefix: str) -> tuple[int, int]:
-        """See grouped.Packing."""
+        """See unpacked.Packing."""
+        for name in ("qweight", "qzeros"):
+            check_dtype(stored, f"{prefix}.{name}", torch.int32)
         size, words = matrix_shape(stored, f"{prefix}.qweight")
         out, groups = words * _PER_WORD, 1 if self.group_size == -1 else -(-size // self.group_size)
         because = f"4 bits in groups of {self.group_size} make it for {size} inputs and {out} outputs"
@@ -59,8 +63,12 @@ class Awq:
         check_shape(stored, f"{prefix}.scales", (groups, out), because)
         return out, size
 
+    def kind(self, stored: Checkpoint, prefix: str) -> type[Grouped]:
+        """See unpacked.Packing."""
+        return Grouped
+
     def read(self, stored: Checkpoint, prefix: str, outputs: Range, inputs: Range) -> Grouped:
-        """See grouped.Packing."""
+        """See unpacked.Packing."""
         size = self.shape(stored, prefix)[1]
         group_size = size if self.group_size == -1 else self.group_size
         return Grouped(
@@ -68,7 +76,8 @@ class Awq:
             stored.slice(f"{prefix}.scales", 1, *outputs),
             _columns(stored.tensor(f"{prefix}.qzeros"), *outputs),
             torch.arange(inputs[0], sum(inputs)) // group_size,
-        )
+            self.bits,
+        ).compact()
 
 
 def _columns(words: Tensor, start: int, length: int) -> Tensor:

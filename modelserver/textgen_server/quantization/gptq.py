@@ -7,7 +7,7 @@ A matrix of `in` rows and `out` columns, here with p numbers to a word, is store
     scales   float [groups, out]
     g_idx    int32 [in]                   the group of each input feature; may be absent without act-order
 
-Named by registry.py, read through grouped.Unpacked.
+Named by registry.py, read through unpacked.Unpacked.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from textgen_server.errors import CheckpointError
-from textgen_server.quantization.grouped import Grouped, Range, check_shape, matrix_shape, whole_number
+from textgen_server.quantization.grouped import Grouped
 from textgen_server.quantization.packing import unpack, words_for
+from textgen_server.quantization.unpacked import Range, check_dtype, check_shape, matrix_shape, whole_number
 from textgen_server.weights.checkpoint import Checkpoint
 
 BITS = (2, 3, 4, 8)
@@ -39,6 +40,7 @@ class Gptq:
     group_size: int
     zeros_less_one: bool
 
+    mark = "qweight"
     suffixes = ("qweight", "qzeros", "scales", "g_idx")
 
     @classmethod
@@ -54,7 +56,9 @@ class Gptq:
         return cls(bits, group_size, _format(fields, where) == "gptq")
 
     def shape(self, stored: Checkpoint, prefix: str) -> tuple[int, int]:
-        """See grouped.Packing."""
+        """See unpacked.Packing."""
+        for name in ("qweight", "qzeros"):
+            check_dtype(stored, f"{prefix}.{name}", torch.int32)
         (groups, out), rows = matrix_shape(stored, f"{prefix}.scales"), matrix_shape(stored, f"{prefix}.qweight")[0]
         size = stored.shape(f"{prefix}.g_idx")[0] if f"{prefix}.g_idx" in stored else rows * 32 // self.bits
         because = f"{self.bits} bits in groups of {self.group_size} make it for {size} inputs and {out} outputs"
@@ -63,8 +67,12 @@ class Gptq:
         check_shape(stored, f"{prefix}.scales", (self._num_groups(size), out), because)
         return out, size
 
+    def kind(self, stored: Checkpoint, prefix: str) -> type[Grouped]:
+        """See unpacked.Packing."""
+        return Grouped
+
     def read(self, stored: Checkpoint, prefix: str, outputs: Range, inputs: Range) -> Grouped:
-        """See grouped.Packing."""
+        """See unpacked.Packing."""
         groups = self._groups(stored, prefix)[inputs[0] : sum(inputs)]
         codes = stored.slice(f"{prefix}.qweight", 1, *outputs)
         return Grouped(
@@ -72,7 +80,8 @@ class Gptq:
             stored.slice(f"{prefix}.scales", 1, *outputs),
             self._zeros(stored.tensor(f"{prefix}.qzeros"), *outputs),
             groups,
-        )
+            self.bits,
+        ).compact()
 
     def _num_groups(self, size: int) -> int:
         return 1 if self.group_size == -1 else -(-size // self.group_size)

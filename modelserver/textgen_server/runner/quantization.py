@@ -12,7 +12,9 @@ from textgen_server.errors import CheckpointError, StartupError
 from textgen_server.layers.linear import FullPrecision
 from textgen_server.models.config import ModelConfig, section
 from textgen_server.quantization.base import Quantization
-from textgen_server.quantization.grouped import Packing, Unpacked
+from textgen_server.quantization.grouped import Grouped
+from textgen_server.quantization.keep_packed import KeepPacked
+from textgen_server.quantization.unpacked import Packing, Unpacked
 from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.config_files import read_json
@@ -60,9 +62,9 @@ def _as_stored(device: torch.device, merged: bool) -> Quantization:
     """On the CPU, memory is cheap and dequantizing at every step is not."""
     if device.type == "cpu" or merged or importlib.util.find_spec("triton") is None:
         return FullPrecision()
-    from textgen_server.quantization.grouped_linear import KeepPacked  # needs Triton
+    from textgen_server.quantization.grouped_linear import grouped_layers  # needs Triton
 
-    return KeepPacked(FullPrecision())
+    return KeepPacked(FullPrecision(), {Grouped: grouped_layers})
 
 
 def _packing(

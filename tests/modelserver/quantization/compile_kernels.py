@@ -12,10 +12,10 @@ from textgen_server.quantization.grouped_linear import FEW_ROWS, GroupedLinear
 SIZE, OUT = 4096, 512
 
 
-def block(groups: torch.Tensor) -> Grouped:
+def block(bits: int, groups: torch.Tensor) -> Grouped:
     count = int(groups.max()) + 1
     codes, zeros = torch.zeros(SIZE, OUT, dtype=torch.uint8), torch.zeros(count, OUT, dtype=torch.uint8)
-    return Grouped(codes, torch.ones(count, OUT, dtype=torch.float16), zeros, groups)
+    return Grouped(codes, torch.ones(count, OUT, dtype=torch.float16), zeros, groups, bits)
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     kinds = [(4, in_order, torch.bfloat16), (8, in_order.flip(0), torch.float16), (2, in_order, torch.float32)]
     for capability, (bits, groups, dtype) in product(map(int, sys.argv[1:]), kinds):
         compile_for(capability)
-        layer = GroupedLinear(block(groups), bits, torch.device("cpu"), dtype)
+        layer = GroupedLinear(block(bits, groups), torch.device("cpu"), dtype)
         for rows in (1, FEW_ROWS, FEW_ROWS + 1):
             layer(torch.zeros(rows, SIZE, dtype=dtype))
 

@@ -16,8 +16,8 @@ from thread_ranks import on_ranks
 
 from textgen_server.errors import CheckpointError, StartupError
 from textgen_server.quantization import awq, gptq
-from textgen_server.quantization.grouped import Unpacked
 from textgen_server.quantization.packing import pack, unpack
+from textgen_server.quantization.unpacked import Unpacked
 from textgen_server.runner.runner import Runner
 from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint

@@ -13,13 +13,17 @@ from torch import Tensor
 
 from textgen_server.layers.linear import FullPrecision
 from textgen_server.quantization import awq, gptq
-from textgen_server.quantization.grouped import Unpacked
+from textgen_server.quantization.grouped import Grouped
+from textgen_server.quantization.keep_packed import KeepPacked, SideBySide
+from textgen_server.quantization.unpacked import Unpacked
 from textgen_server.runner import quantization
 from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.loader import Loader, Part
 
 grouped_linear = pytest.importorskip("textgen_server.quantization.grouped_linear")
 
+# What is chosen on a GPU.
+METHOD = KeepPacked(FullPrecision(), {Grouped: grouped_linear.grouped_layers})
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FORMATS = [
     Gptq(2), Gptq(3, act_order=True), Gptq(4, 32, symmetric=False), Gptq(4, 32, act_order=True), Gptq(8, -1),
@@ -43,8 +47,7 @@ def checkpoint_of(how: Gptq | Awq, folder: Path, seeds: tuple[int, ...] = (0, 0,
 
 
 def layer(checkpoint: Unpacked, parts: list[Part], bias: Tensor | None = None, dtype: torch.dtype = torch.float32):
-    method = grouped_linear.KeepPacked(FullPrecision())
-    return method.linear(Loader(checkpoint, DEVICE, dtype), parts, None if bias is None else bias.to(DEVICE, dtype))
+    return METHOD.linear(Loader(checkpoint, DEVICE, dtype), parts, None if bias is None else bias.to(DEVICE, dtype))
 
 
 ALL = [Part(f"{index}.weight") for index in range(3)]
@@ -118,9 +121,7 @@ def test_a_model_that_stays_packed_has_the_same_logits(
     family: str, how: Gptq | Awq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, plain = save_packed(how, next(iter(SHAPES[family].values())), tmp_path)
-    # What is chosen on a GPU.
-    method = grouped_linear.KeepPacked(FullPrecision())
-    monkeypatch.setattr(quantization, "_as_stored", lambda device, merged: method)
+    monkeypatch.setattr(quantization, "_as_stored", lambda device, merged: METHOD)
     runner = make_runner(folder, device=DEVICE.type, dtype="float32")
     assert any(isinstance(module, grouped_linear.GroupedLinear) for module in runner.loaded.model.modules())
     expected = logits(make_runner(plain, device=DEVICE.type, dtype="float32"), [5, 9, 77])
@@ -132,7 +133,7 @@ def test_what_is_not_packed_stays_plain(tmp_path: Path) -> None:
     tensors = how.tensors("0", rounded(random(8, SIZE), how)) | {"1.weight": random(4, SIZE)}
     save_file(tensors, tmp_path / "model.safetensors")
     checkpoint = Unpacked(Checkpoint.open(tmp_path), gptq.Gptq.from_config(how.config, ""))
-    assert not isinstance(layer(checkpoint, [Part("1.weight")]), grouped_linear.SideBySide)
+    assert not isinstance(layer(checkpoint, [Part("1.weight")]), SideBySide)
 
 
 def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Layers that hold the matrices of a packed checkpoint in a packed form. Chosen by runner/quantization.py."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from textgen_server.quantization.base import Quantization
+from textgen_server.quantization.unpacked import Block, Unpacked
+from textgen_server.weights.loader import Loader, Part
+
+Holder = Callable[[Sequence[Any], torch.device, torch.dtype], list[nn.Module]]
+"""(blocks of one kind, device, dtype of x) -> layers without biases whose outputs, one behind the other, are those of
+the blocks."""
+
+
+class KeepPacked:
+    """The quantization method that has `holders` make layers of the kinds of blocks that it has one for, and leaves
+    all else to `plain`."""
+
+    def __init__(self, plain: Quantization, holders: Mapping[type[Block], Holder]) -> None:
+        self.plain = plain
+        self.holders = holders
+
+    def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
+        """See quantization.base.Quantization."""
+        checkpoint = loader.checkpoint
+        if not isinstance(checkpoint, Unpacked):
+            return self.plain.linear(loader, parts, bias)
+        kinds = {checkpoint.kind(part.name) for part in parts}
+        kind = kinds.pop()
+        if kinds or kind is None or kind not in self.holders:
+            return self.plain.linear(loader, parts, bias)
+        layers = self.holders[kind]([checkpoint.block(part) for part in parts], loader.device, loader.dtype)
+        if loader.transfer is not None:
+            # As many as Unpacked shows and runner/load.py expects: those of float32.
+            loader.transfer.add(sum(_num_bytes(checkpoint, part) for part in parts))
+        return SideBySide(layers, bias)
+
+
+def _num_bytes(checkpoint: Unpacked, part: Part) -> int:
+    rows, columns = checkpoint.shape(part.name)
+    if part.dim is None:
+        return 4 * rows * columns
+    return 4 * part.length * (rows, columns)[1 - part.stored_dim]
+
+
+class SideBySide(nn.Module):
+    """x [..., in] -> the outputs of all layers, one behind the other, plus b [out]."""
+
+    def __init__(self, layers: Sequence[nn.Module], bias: Tensor | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        outs = [layer(x) for layer in self.layers]
+        out: Tensor = outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+        return out if self.bias is None else out + self.bias
