@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 
+# A model may load for minutes, and gRPC of itself looks for its engine ever more rarely, up to once in two minutes.
+_RETRY_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
+
 STEP_TOLERANCE = 3.0
 """A step may take this many times what the largest one took at start, for busy cores, before it counts as stuck."""
 
@@ -122,7 +125,7 @@ class _Connection:
         self._stuck_after = stuck_after
         self._longest_step = stuck_after
         self._heard = 0.0  # when the last step was told of
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS + _RETRY_OPTIONS)
         self._stub = engine_pb2_grpc.EngineStub(self._channel)
         self._numbers = itertools.count(1)
         self._receivers: dict[int, Receiver] = {}
