@@ -2,11 +2,11 @@
 
 Credentials are found by kopf's own login functions (service account, else kubeconfig), so that the client and kopf
 are always the same user, and no second client library has to be loaded. Reading is open to everyone in the package;
-the writing methods are called by apply.py only.
+the writing methods are called by apply.py only, and by leader.py for its Lease.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -56,9 +56,14 @@ def connection_info() -> kopf.ConnectionInfo:
 
 
 class Client:
-    """A connection to one API server; an asynchronous context manager."""
+    """A connection to one API server; an asynchronous context manager.
 
-    def __init__(self) -> None:
+    Args:
+        may_write: asked before each write, which fails with a conflict when the answer is no.
+    """
+
+    def __init__(self, may_write: Callable[[], bool] = lambda: True) -> None:
+        self._may_write = may_write
         self._session: aiohttp.ClientSession | None = None
         self._server = ""
 
@@ -80,10 +85,16 @@ class Client:
                 return None
             raise
 
-    async def items(self, path: str, selector: str) -> list[Manifest]:
-        """The objects of a collection that have the labels."""
-        listed = await self._json("GET", path, params={"labelSelector": selector})
+    async def items(self, path: str, selector: str = "", fields: str = "") -> list[Manifest]:
+        """The objects of a collection that have the labels, and the values in the fields."""
+        selectors = {"labelSelector": selector, "fieldSelector": fields}
+        listed = await self._json("GET", path, params={key: value for key, value in selectors.items() if value})
         return listed["items"] or []
+
+    async def text(self, path: str, params: Mapping[str, str]) -> str:
+        """What a path that does not speak JSON answers: the log of a container."""
+        async with await self._send("GET", path, params=params, accept="*/*") as reply:
+            return (await reply.read()).decode(errors="replace")
 
     async def metadata(self, path: str, selector: str) -> tuple[list[Manifest], str]:
         """The metadata of the objects of a collection that have the labels, and the version from which to watch."""
@@ -130,6 +141,10 @@ class Client:
             content_type="application/json-patch+json",
         )
 
+    async def create(self, path: str, manifest: Manifest) -> Manifest:
+        """Make an object in a collection, which must not hold one of its name; the object as it is then."""
+        return await self._json("POST", path, body=manifest)
+
     async def delete(self, path: str, uid: str, propagation: str) -> None:
         """Delete the object of that uid; what it owns goes the way of `propagation`."""
         body = {"propagationPolicy": propagation, "preconditions": {"uid": uid}}
@@ -152,6 +167,8 @@ class Client:
         times: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         """Send a request; once more with fresh credentials when they have expired. Raises ApiError."""
+        if method != "GET" and not self._may_write():
+            raise ApiError(409, "Conflict", "this operator does not lead any more, and writes nothing")
         for last_try in (False, True):
             session = self._logged_in()
             reply = await session.request(

@@ -42,6 +42,11 @@ SERVICES_OF_OURS = Kind(API_VERSION, KIND, PLURAL)
 STATEFUL_SETS = Kind("apps/v1", "StatefulSet", "statefulsets")
 SERVICES = Kind("v1", "Service", "services")
 PODS = Kind("v1", "Pod", "pods")
+EVENTS = Kind("v1", "Event", "events")
+SECRETS = Kind("v1", "Secret", "secrets")
+CONFIG_MAPS = Kind("v1", "ConfigMap", "configmaps")
+CLAIMS = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+LEASES = Kind("coordination.k8s.io/v1", "Lease", "leases")
 
 OWNED = (STATEFUL_SETS, SERVICES)
 """What is rendered and applied."""
@@ -68,5 +73,16 @@ PERMISSIONS = (
     # An owner may only be set, where it was lost, by who might delete the object.
     _rule(SERVICES.group, SERVICES.plural, "get", "list", "watch", "create", "patch", "delete"),
     _rule(PODS.group, PODS.plural, "list", "watch"),
+    # How far a server is that starts.
+    _rule(PODS.group, f"{PODS.plural}/log", "get"),
+    # Why pods do not come to be; and our own events.
+    _rule(EVENTS.group, EVENTS.plural, "get", "list", "create", "patch"),
+    # Whether what a pod refers to is there, by name: nothing can be listed.
+    _rule(SECRETS.group, SECRETS.plural, "get"),
+    _rule(CONFIG_MAPS.group, CONFIG_MAPS.plural, "get"),
+    _rule(CLAIMS.group, CLAIMS.plural, "get"),
 )
 """Rules of the operator's role."""
+
+LEASE_PERMISSIONS = (_rule(LEASES.group, LEASES.plural, "get", "create", "patch"),)
+"""Rules of the operator's role in its own namespace."""

@@ -15,14 +15,15 @@ from pydantic import ValidationError
 from textgen_operator import apply
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import was_applied
-from textgen_operator.kinds import PODS, SERVICES_OF_OURS, STATEFUL_SETS, Manifest, kind_of
+from textgen_operator.kinds import SERVICES_OF_OURS, STATEFUL_SETS, Manifest, kind_of
+from textgen_operator.observation import Observer
 from textgen_operator.render import Defaults, render
-from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL, pod_selector
+from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
-from textgen_operator.status import Observed, Obstacle, status_of
+from textgen_operator.status import Observed, Obstacle, next_look, status_of
 
 LOOK_AGAIN = 15.0
-"""Seconds until a look that waits for something which no watch tells of."""
+"""Seconds until a look that waits for an object to go, which no watch tells of when it is not ours."""
 
 
 class Disposition(enum.Enum):
@@ -86,6 +87,7 @@ class Reconciler:
         self._client = client
         self._defaults = defaults
         self._clock = clock
+        self._observer = Observer(client, clock)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Look at one service; the seconds after which to look again even if nothing changes, or None.
@@ -117,7 +119,7 @@ class Reconciler:
         self, body: Manifest, service: TextGenerationService, desired: list[Manifest]
     ) -> float | None:
         children = await asyncio.gather(*(self._observe(manifest, service.metadata) for manifest in desired))
-        obstacle, failure = _conflict(children), None
+        obstacle, failure = _conflict(children) or await self._missing(service.metadata, desired), None
         try:
             for child in children if obstacle is None else ():
                 child.live = await self._write(child)
@@ -125,10 +127,15 @@ class Reconciler:
             if not error.is_refusal:
                 raise
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
-        await self._report(body, service.metadata, _statefulset(children), service.spec.num_shards, obstacle)
+        again = await self._report(body, service.metadata, _statefulset(children), service.spec.num_shards, obstacle)
         if failure:
             raise failure
-        return None if all(child.disposition is Disposition.APPLY for child in children) else LOOK_AGAIN
+        return again if all(child.disposition is Disposition.APPLY for child in children) else LOOK_AGAIN
+
+    async def _missing(self, service: ObjectMeta, desired: list[Manifest]) -> Obstacle | None:
+        pods = [manifest["spec"]["template"]["spec"] for manifest in desired if manifest["kind"] == STATEFUL_SETS.name]
+        missing = [await self._observer.missing(service.namespace, pod) for pod in pods]
+        return next(filter(None, missing), None)
 
     async def _observe(self, desired: Manifest, service: ObjectMeta) -> _Child:
         meta = desired["metadata"]
@@ -150,10 +157,14 @@ class Reconciler:
         statefulset: Manifest | None,
         shards: int = 0,
         obstacle: Obstacle | None = None,
-    ) -> None:
-        pods = await self._client.items(PODS.path(meta.namespace), pod_selector(meta))
-        status = status_of(body, Observed(statefulset, pods, shards, obstacle), self._clock())
+    ) -> float | None:
+        """Write the status; the seconds after which to look again, or None."""
+        evidence = await self._observer.evidence(meta, statefulset)
+        progress = await self._observer.progress(meta, evidence)
+        observed = Observed(statefulset, evidence, shards, obstacle, progress)
+        status = status_of(body, observed, self._clock())
         await apply.write_status(self._client, body, status)
+        return next_look(observed, status, self._clock())
 
 
 def _conflict(children: list[_Child]) -> Obstacle | None:

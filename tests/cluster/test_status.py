@@ -83,7 +83,7 @@ def test_a_new_spec_is_ready_only_with_new_pods(operator: Operator, namespace: N
                 "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
                 "lastState": {"terminated": TERMINATED | {"message": "no such model: org/typo"}},
             },
-            "CrashLoop",
+            "CrashLoopBackOff",
             "Pod chat-0 exited with code 1, after saying: no such model: org/typo",
         ),
         (
@@ -96,7 +96,7 @@ def test_a_new_spec_is_ready_only_with_new_pods(operator: Operator, namespace: N
         ),
         (
             {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}},
-            "ImagePullFailed",
+            "ImagePullBackOff",
             "manifest unknown",
         ),
         (

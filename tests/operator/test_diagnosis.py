@@ -4,16 +4,22 @@ from typing import Any
 
 import pytest
 
-from textgen_operator.diagnosis import LONGEST_LOG, diagnose
+from textgen_operator.diagnosis import Diagnosis, Evidence
+from textgen_operator.diagnosis import diagnose as diagnose_evidence
+from textgen_operator.diagnosis.lastwords import LONGEST
 from textgen_operator.kinds import Manifest
 
 
 def pod(name: str = "chat-0", *, ready: bool = False, leaving: bool = False, **status: Any) -> Manifest:
     """A pod with one container in the state given; `conditions` are the pod's own."""
-    meta = {"name": name} | ({"deletionTimestamp": "now"} if leaving else {})
+    meta = {"name": name} | ({"deletionTimestamp": "1970-01-01T00:00:00Z"} if leaving else {})
     conditions = status.pop("conditions", [])
     containers = [{"ready": ready, **status}] if status else []
     return {"metadata": meta, "status": {"conditions": conditions, "containerStatuses": containers}}
+
+
+def diagnose(pods: list[Manifest]) -> Diagnosis | None:
+    return diagnose_evidence(Evidence(pods))
 
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:
@@ -44,12 +50,12 @@ RECOVERED = pod(ready=True, state={"running": {}}, started=True, lastState=ended
     ("found", "reason", "message", "blocking"),
     [
         (UNSCHEDULABLE, "Unschedulable", "No node takes pod chat-0: 0/3 nodes: 3 Insufficient nvidia.com/gpu", True),
-        (PULLING, "ImagePullFailed", 'Pod chat-0 does not get its image: Back-off pulling image "x"', True),
+        (PULLING, "ImagePullBackOff", 'Pod chat-0 does not get its image: Back-off pulling image "x"', True),
         (UNCONFIGURED, "ContainerConfigError", 'Pod chat-0 cannot be started: secret "hf" not found', True),
-        (CRASHED, "CrashLoop", "Pod chat-0 exited with code 1, after saying: no such model", True),
-        (RESTARTED, "CrashLoop", "Pod chat-0 exited with code 1, after saying: no such model", True),
-        (ENDED, "CrashLoop", "Pod chat-0 exited with code 3", True),
-        (STARVED, "OOMKilled", "Pod chat-0 ran out of memory: raise resources.limits.memory", True),
+        (CRASHED, "CrashLoopBackOff", "Pod chat-0 exited with code 1, after saying: no such model", True),
+        (RESTARTED, "CrashLoopBackOff", "Pod chat-0 exited with code 1, after saying: no such model", True),
+        (ENDED, "CrashLoopBackOff", "Pod chat-0 exited with code 3", True),
+        (STARVED, "OOMKilled", "Pod chat-0 ran out of memory (exit code 137): raise resources.limits.memory", True),
         (SILENT, "ProbeFailing", "Pod chat-0 had started, but does not answer now", False),
         (LOADING, "Starting", "Pod chat-0 loads the model", False),
     ],
@@ -87,4 +93,4 @@ def test_of_a_long_log_the_end_is_quoted() -> None:
     diagnosis = diagnose([pod(state=ended(1, message="x" * 5000 + "the last line"))])
     assert diagnosis is not None
     assert diagnosis.message.endswith("the last line")
-    assert len(diagnosis.message) < LONGEST_LOG + 100
+    assert len(diagnosis.message) < LONGEST + 100

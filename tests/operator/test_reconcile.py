@@ -9,10 +9,11 @@ from kube_emulator import resource
 from operator_samples import custom_resource
 
 from textgen_operator.client import ApiError, Client
-from textgen_operator.kinds import PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.kinds import EVENTS, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
 from textgen_operator.reconcile import LOOK_AGAIN, Reconciler
 from textgen_operator.render import Defaults
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
+from textgen_operator.status.patience import WHILE_BROKEN
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OBJECTS = [(SERVICES, "chat-pods"), (SERVICES, "chat"), (STATEFUL_SETS, "chat")]
@@ -26,6 +27,7 @@ def reconciler(client: Client) -> Reconciler:
 @pytest.fixture(autouse=True)
 def cluster(kmock: KubernetesEmulator) -> KubernetesEmulator:
     """Knows the kinds, and holds one service."""
+    kmock.resources[resource(EVENTS)] = {}
     kmock.objects[resource(PODS), "models", "unrelated"] = {"metadata": {"name": "unrelated", "namespace": "models"}}
     put(kmock, SERVICES_OF_OURS, custom_resource(), uid="uid-of-chat", generation=1)
     return kmock
@@ -50,7 +52,7 @@ def writes(kmock: KubernetesEmulator) -> list[str]:
 
 
 async def test_a_new_service_gets_its_objects_and_a_status(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
-    assert await reconciler.reconcile("models", "chat") is None
+    assert await reconciler.reconcile("models", "chat") == WHILE_BROKEN
     for kind, name in OBJECTS:
         (owner,) = stored(cluster, kind, name)["metadata"]["ownerReferences"]
         assert (owner["uid"], owner["controller"]) == ("uid-of-chat", True)
@@ -62,7 +64,7 @@ async def test_a_new_service_gets_its_objects_and_a_status(reconciler: Reconcile
 async def test_a_second_look_writes_nothing(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
     await reconciler.reconcile("models", "chat")
     before = writes(cluster)
-    assert await reconciler.reconcile("models", "chat") is None
+    assert await reconciler.reconcile("models", "chat") == WHILE_BROKEN
     assert writes(cluster) == before
 
 
@@ -109,7 +111,7 @@ async def test_the_child_of_an_earlier_service_of_that_name_is_foreign(
 async def test_what_lost_its_owner_is_taken_back(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
     await reconciler.reconcile("models", "chat")
     cluster.objects[resource(STATEFUL_SETS), "models", "chat"].patch({"metadata": {"ownerReferences": []}})
-    assert await reconciler.reconcile("models", "chat") is None
+    assert await reconciler.reconcile("models", "chat") == WHILE_BROKEN
     (owner,) = stored(cluster, STATEFUL_SETS)["metadata"]["ownerReferences"]
     assert owner["uid"] == "uid-of-chat"
 
@@ -168,7 +170,7 @@ async def test_a_change_that_cannot_be_made_in_place_makes_the_statefulset_anew(
     (deletion,) = [request for request in cluster if request.method.value == "DELETE"]
     assert deletion.data == {"propagationPolicy": "Orphan", "preconditions": {"uid": uid}}
 
-    assert await reconciler.reconcile("models", "chat") is None
+    assert await reconciler.reconcile("models", "chat") == WHILE_BROKEN
     (claim,) = stored(cluster, STATEFUL_SETS)["spec"]["volumeClaimTemplates"]
     assert claim["metadata"]["name"] == "cache"
 

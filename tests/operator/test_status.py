@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from operator_samples import custom_resource
 
+from textgen_operator.diagnosis import Evidence
 from textgen_operator.kinds import Manifest
-from textgen_operator.status import Observed, Obstacle, status_of
+from textgen_operator.status import Observed, Obstacle, next_look, status_of
+from textgen_operator.status.progress import Progress
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 STAMP = "2026-01-01T12:00:00Z"
@@ -30,73 +32,87 @@ def resource(generation: int = 1, **status: Any) -> Manifest:
     }
 
 
-def conditions(observed: Observed) -> dict[str, str]:
-    """Condition -> "Status/Reason"."""
+def conditions(observed: Observed) -> str:
+    """"Status/Reason" of each condition, and the phase."""
     status = status_of(resource(), observed, NOW)
-    return {found["type"]: f"{found['status']}/{found['reason']}" for found in status["conditions"]}
+    return " ".join([*(f"{found['status']}/{found['reason']}" for found in status["conditions"]), status["phase"]])
 
 
-CASES: dict[str, tuple[Observed, dict[str, str]]] = {
+def pods(**status: Any) -> Evidence:
+    return Evidence([pod(**status)])
+
+
+LOADING = {"containerStatuses": [{"ready": False, "state": {"running": {}}}]}
+GATED = '{"message": "org/model is gated: accept its terms", "error_type": "model_gated"}'
+REFUSED = {"terminated": {"exitCode": 1, "message": GATED, "finishedAt": "2026-01-01T11:00:00Z"}}
+DOWNLOADING = Progress("chat-0", "downloading", "org/model", 30, 100)
+WEIGHTS_THERE = Progress("chat-0", "loading", "llama", 30, 100)
+
+# Accepted, ModelReady, Scheduled, Progressing, Available, Ready, and the phase.
+CASES: dict[str, tuple[Observed, str]] = {
     "just created": (
         Observed(statefulset()),
-        {"Accepted": "True/Accepted", "Available": "False/NoReadyPods", "Progressing": "True/RollingOut",
-         "Ready": "False/RollingOut"},
+        "True/Accepted Unknown/NoPods Unknown/Pending True/RollingOut False/NoReadyPods False/RollingOut Pending",
     ),
     "ready": (
         Observed(statefulset(**ONE_READY, **ROLLED_OUT)),
-        {"Accepted": "True/Accepted", "Available": "True/ReadyPods", "Progressing": "False/RolloutComplete",
-         "Ready": "True/Ready"},
+        "True/Accepted True/Loaded True/Scheduled False/RolloutComplete True/ReadyPods True/Ready Ready",
     ),
     "the StatefulSet's controller has not looked yet": (
         Observed(statefulset(**ONE_READY, **(ROLLED_OUT | {"observedGeneration": 1}))),
-        {"Accepted": "True/Accepted", "Available": "True/ReadyPods", "Progressing": "True/RollingOut",
-         "Ready": "False/RollingOut"},
+        "True/Accepted Unknown/NoPods Unknown/Pending True/RollingOut True/ReadyPods False/RollingOut Updating",
     ),
     "the old pod still answers": (
         Observed(statefulset(**(ONE_READY | {"updatedReplicas": 0}), **(ROLLED_OUT | {"updateRevision": "c"}))),
-        {"Accepted": "True/Accepted", "Available": "True/ReadyPods", "Progressing": "True/RollingOut",
-         "Ready": "False/RollingOut"},
+        "True/Accepted Unknown/NoPods Unknown/Pending True/RollingOut True/ReadyPods False/RollingOut Updating",
     ),
     "one of two answers": (
         Observed(statefulset(2, replicas=2, readyReplicas=1, updatedReplicas=2, **ROLLED_OUT)),
-        {"Accepted": "True/Accepted", "Available": "True/ReadyPods", "Progressing": "True/RollingOut",
-         "Ready": "False/RollingOut"},
+        "True/Accepted Unknown/NoPods Unknown/Pending True/RollingOut True/ReadyPods False/RollingOut Updating",
     ),
     "too many pods": (
         Observed(statefulset(1, replicas=2, readyReplicas=2, updatedReplicas=2, **ROLLED_OUT)),
-        {"Accepted": "True/Accepted", "Available": "True/ReadyPods", "Progressing": "True/RollingOut",
-         "Ready": "False/RollingOut"},
+        "True/Accepted Unknown/NoPods Unknown/Pending True/RollingOut True/ReadyPods False/RollingOut Updating",
     ),
     "scaled to zero": (
         Observed(statefulset(0, replicas=0, **ROLLED_OUT)),
-        {"Accepted": "True/Accepted", "Available": "False/ScaledToZero", "Progressing": "False/ScaledToZero",
-         "Ready": "False/ScaledToZero"},
+        "True/Accepted Unknown/NoPods Unknown/NoPods False/ScaledToZero False/ScaledToZero False/ScaledToZero Idle",
     ),
     "no node": (
-        Observed(statefulset(replicas=1), [pod(conditions=[{"type": "PodScheduled", "status": "False"}])]),
-        {"Accepted": "True/Accepted", "Available": "False/NoReadyPods", "Progressing": "False/RolloutBlocked",
-         "Ready": "False/Unschedulable"},
+        Observed(statefulset(replicas=1), pods(conditions=[{"type": "PodScheduled", "status": "False"}])),
+        "True/Accepted Unknown/NoPods False/Unschedulable False/RolloutBlocked False/NoReadyPods False/Unschedulable "
+        "Pending",
+    ),
+    "looking for the model": (
+        Observed(statefulset(replicas=1), pods(**LOADING)),
+        "True/Accepted False/Resolving Unknown/Pending True/RollingOut False/NoReadyPods False/Starting Loading",
+    ),
+    "downloading": (
+        Observed(statefulset(replicas=1), pods(**LOADING), progress=DOWNLOADING),
+        "True/Accepted False/Downloading Unknown/Pending True/RollingOut False/NoReadyPods False/Starting Downloading",
     ),
     "loading": (
-        Observed(statefulset(replicas=1), [pod(containerStatuses=[{"ready": False, "state": {"running": {}}}])]),
-        {"Accepted": "True/Accepted", "Available": "False/NoReadyPods", "Progressing": "True/RollingOut",
-         "Ready": "False/Starting"},
+        Observed(statefulset(replicas=1), pods(**LOADING), progress=WEIGHTS_THERE),
+        "True/Accepted True/Cached Unknown/Pending True/RollingOut False/NoReadyPods False/Starting Loading",
+    ),
+    "no right to the model": (
+        Observed(statefulset(replicas=1), pods(containerStatuses=[{"ready": False, "state": REFUSED}])),
+        "True/Accepted False/GatedModel Unknown/Pending False/RolloutBlocked False/NoReadyPods False/GatedModel Failed",
     ),
     "a wrong spec, while the old one runs": (
         Observed(statefulset(**ONE_READY, **ROLLED_OUT), obstacle=Obstacle("InvalidSpec", "spec.x: no")),
-        {"Accepted": "False/InvalidSpec", "Available": "True/ReadyPods", "Progressing": "False/InvalidSpec",
-         "Ready": "False/InvalidSpec"},
+        "False/InvalidSpec True/Loaded True/Scheduled False/InvalidSpec True/ReadyPods False/InvalidSpec Degraded",
     ),
     "refused by the API server": (
         Observed(None, obstacle=Obstacle("ReconcileError", "quota", accepted=True)),
-        {"Accepted": "True/Accepted", "Available": "False/NoReadyPods", "Progressing": "False/ReconcileError",
-         "Ready": "False/ReconcileError"},
+        "True/Accepted Unknown/NoPods Unknown/NoPods False/ReconcileError False/NoReadyPods False/ReconcileError "
+        "Failed",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("observed", "expected"), CASES.values(), ids=CASES)
-def test_all_conditions_follow_from_what_is_there(observed: Observed, expected: dict[str, str]) -> None:
+def test_all_conditions_and_the_phase_follow_from_what_is_there(observed: Observed, expected: str) -> None:
     assert conditions(observed) == expected
 
 
@@ -127,6 +143,8 @@ def test_a_condition_keeps_its_time_until_its_status_turns() -> None:
     times = {condition["type"]: condition["lastTransitionTime"] for condition in second["conditions"]}
     assert times == {
         "Accepted": STAMP,
+        "ModelReady": "2026-01-01T12:05:00Z",
+        "Scheduled": "2026-01-01T12:05:00Z",
         "Available": "2026-01-01T12:05:00Z",
         "Progressing": "2026-01-01T12:05:00Z",
         "Ready": "2026-01-01T12:05:00Z",
@@ -137,3 +155,49 @@ def test_nothing_new_gives_the_same_status() -> None:
     observed = Observed(statefulset(**ONE_READY, **ROLLED_OUT))
     first = status_of(resource(), observed, NOW)
     assert status_of(resource(**first), observed, NOW + timedelta(hours=1)) == first
+
+
+def test_how_far_the_server_is_that_loads_is_told() -> None:
+    progress = Progress("chat-0", "downloading", "org/model", 3_400_000_000, 10_000_000_000, 500_000_000, 13.2)
+    status = status_of(resource(), Observed(statefulset(replicas=1), pods(**LOADING), progress=progress), NOW)
+    assert status["load"] == {
+        "stage": "Downloading",
+        "percent": 34,
+        "totalBytes": 10_000_000_000,
+        "bytesPerSecond": 500_000_000,
+        "remainingSeconds": 13,
+    }
+    assert status["conditions"][-1]["message"] == "Pod chat-0 is downloading org/model: 34 %, 3.4 of 10.0 GB"
+    assert "load" not in status_of(resource(**status), Observed(statefulset(**ONE_READY, **ROLLED_OUT)), NOW)
+
+
+def test_the_last_failure_stays_when_its_conditions_have_gone() -> None:
+    crashed = {"name": "server", "ready": False, "restartCount": 2, "state": {"running": {}}, "lastState": REFUSED}
+    failed = status_of(resource(), Observed(statefulset(), pods(containerStatuses=[crashed])), NOW)
+    recovered = status_of(resource(**failed), Observed(statefulset(**ONE_READY, **ROLLED_OUT)), NOW)
+    assert [condition["status"] for condition in recovered["conditions"]].count("True") == 5
+    assert recovered["lastFailure"] == {
+        "pod": "chat-0",
+        "container": "server",
+        "reason": "GatedModel",
+        "exitCode": 1,
+        "message": "Pod chat-0 exited with code 1: org/model is gated: accept its terms",
+        "time": "2026-01-01T11:00:00Z",
+        "count": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("observed", "age", "seconds"),
+    [
+        (Observed(statefulset(**ONE_READY, **ROLLED_OUT)), 0, None),
+        (Observed(statefulset(0, replicas=0, **ROLLED_OUT)), 0, None),
+        (Observed(statefulset(replicas=1), pods(**LOADING)), 0, 10),
+        (Observed(statefulset(replicas=1)), 0, 30),
+        (Observed(obstacle=Obstacle("SecretNotFound", "hf")), 0, 1),
+        (Observed(obstacle=Obstacle("SecretNotFound", "hf")), 7, 7),
+        (Observed(obstacle=Obstacle("SecretNotFound", "hf")), 3600, 30),
+    ],
+)
+def test_what_no_watch_tells_of_is_looked_at_again(observed: Observed, age: int, seconds: float | None) -> None:
+    assert next_look(observed, status_of(resource(), observed, NOW), NOW + timedelta(seconds=age)) == seconds

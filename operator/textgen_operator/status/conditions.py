@@ -1,0 +1,156 @@
+"""What was observed -> the conditions.
+
+All of them are written each time, so that none can go stale:
+
+    Accepted       the spec makes sense, and what it refers to exists
+    ModelReady     the weights are found, and where they are kept
+    Scheduled      every pod of the current spec has a node
+    Progressing    pods are being started or replaced
+    Available      at least one pod answers, of whatever revision
+    Ready          every pod of the current spec answers
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from textgen_operator.diagnosis import MODEL_REASONS, SCHEDULING_REASONS, Diagnosis, diagnose
+from textgen_operator.diagnosis.finding import condition
+from textgen_operator.kinds import Manifest
+from textgen_operator.status import progress
+from textgen_operator.status.observed import Observed, Obstacle
+
+ACCEPTED = "Accepted"
+MODEL_READY = "ModelReady"
+SCHEDULED = "Scheduled"
+PROGRESSING = "Progressing"
+AVAILABLE = "Available"
+READY = "Ready"
+
+REVISION_LABEL = "controller-revision-hash"
+"""The label of a pod that names its revision."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A condition without its times."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
+def verdicts(observed: Observed) -> list[Verdict]:
+    """Every condition."""
+    diagnosis = diagnosis_of(observed)
+    return [
+        _accepted(observed.obstacle),
+        _model_ready(observed, diagnosis),
+        _scheduled(observed, diagnosis),
+        _progressing(observed, diagnosis),
+        _available(observed),
+        _ready(observed, diagnosis),
+    ]
+
+
+def diagnosis_of(observed: Observed) -> Diagnosis | None:
+    """What keeps the service from being ready; None when it is, or when nothing is to be seen."""
+    if observed.all_ready:
+        return None
+    found = diagnose(observed.evidence)
+    if found and found.reason == "Starting" and observed.progress:
+        return Diagnosis("Starting", f"Pod {observed.progress.pod} is {observed.progress}", blocking=False)
+    return found
+
+
+def current_pods(observed: Observed) -> list[Manifest]:
+    """The pods of the newest revision, without those on their way out."""
+    return [
+        pod
+        for pod in observed.pods
+        if pod["metadata"].get("labels", {}).get(REVISION_LABEL) == observed.revision
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether Kubernetes sends requests to a pod."""
+    return condition(pod, "Ready").get("status") == "True"
+
+
+def _accepted(obstacle: Obstacle | None) -> Verdict:
+    if obstacle is None or obstacle.accepted:
+        return Verdict(ACCEPTED, "True", "Accepted", "The spec is valid")
+    return Verdict(ACCEPTED, "False", obstacle.reason, obstacle.message)
+
+
+def _model_ready(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
+    if observed.all_ready or any(map(is_ready, current_pods(observed))):
+        return Verdict(MODEL_READY, "True", "Loaded", "A pod serves the model")
+    if diagnosis and diagnosis.reason in MODEL_REASONS:
+        return Verdict(MODEL_READY, "False", diagnosis.reason, diagnosis.message)
+    if observed.progress and observed.progress.stage == progress.LOADING:
+        return Verdict(MODEL_READY, "True", "Cached", "The weights are there, and are being loaded")
+    if observed.progress:
+        return Verdict(MODEL_READY, "False", observed.progress.stage.capitalize(), str(observed.progress))
+    if diagnosis and diagnosis.reason == "Starting":
+        return Verdict(MODEL_READY, "False", "Resolving", "The server looks for the model")
+    return Verdict(MODEL_READY, "Unknown", "NoPods", "No pod has come as far as to look for the model")
+
+
+def _scheduled(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
+    if observed.wanted == 0:
+        return Verdict(SCHEDULED, "Unknown", "NoPods", "No pods are wanted")
+    if diagnosis and diagnosis.reason in SCHEDULING_REASONS:
+        return Verdict(SCHEDULED, "False", diagnosis.reason, diagnosis.message)
+    bound = observed.wanted if observed.all_ready else sum(map(_is_bound, current_pods(observed)))
+    message = f"{bound} of {observed.wanted} pods of the current spec have a node"
+    if bound >= observed.wanted:
+        return Verdict(SCHEDULED, "True", "Scheduled", message)
+    return Verdict(SCHEDULED, "Unknown", "Pending", message)
+
+
+def _is_bound(pod: Manifest) -> bool:
+    return "nodeName" in pod.get("spec", {}) or is_ready(pod) or condition(pod, "PodScheduled").get("status") == "True"
+
+
+def _available(observed: Observed) -> Verdict:
+    ready = observed.counts["readyReplicas"]
+    if ready:
+        return Verdict(AVAILABLE, "True", "ReadyPods", f"{ready} of {observed.wanted} pods answer")
+    for reason, message in _intended_rest(observed):
+        return Verdict(AVAILABLE, "False", reason, message)
+    return Verdict(AVAILABLE, "False", "NoReadyPods", "No pod answers")
+
+
+def _intended_rest(observed: Observed) -> Iterator[tuple[str, str]]:
+    """Why there are to be no pods, if that is so."""
+    if observed.statefulset and observed.wanted == 0:
+        yield "ScaledToZero", "replicas is 0"
+
+
+def _progressing(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
+    if observed.obstacle:
+        return Verdict(PROGRESSING, "False", observed.obstacle.reason, observed.obstacle.message)
+    for reason, message in _intended_rest(observed) if observed.rolled_out else ():
+        return Verdict(PROGRESSING, "False", reason, message)
+    if observed.all_ready:
+        return Verdict(PROGRESSING, "False", "RolloutComplete", "Every pod runs the current spec")
+    if diagnosis and diagnosis.blocking:
+        return Verdict(PROGRESSING, "False", "RolloutBlocked", diagnosis.message)
+    counts = observed.counts
+    done = f"{counts['updatedReplicas']} of {observed.wanted} pods are up to date, {counts['readyReplicas']} answer"
+    return Verdict(PROGRESSING, "True", "RollingOut", done)
+
+
+def _ready(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
+    if observed.obstacle:
+        return Verdict(READY, "False", observed.obstacle.reason, observed.obstacle.message)
+    if observed.all_ready:
+        return Verdict(READY, "True", "Ready", f"All pods ({observed.wanted}) run the current spec and answer")
+    for reason, message in _intended_rest(observed):
+        return Verdict(READY, "False", reason, message)
+    if diagnosis:
+        return Verdict(READY, "False", diagnosis.reason, diagnosis.message)
+    return Verdict(READY, "False", "RollingOut", "Pods are being started or replaced")

@@ -1,0 +1,79 @@
+"""What was observed of a service: the input of everything in this package."""
+
+from dataclasses import dataclass, field
+
+from textgen_operator.diagnosis import Evidence
+from textgen_operator.kinds import Manifest
+from textgen_operator.status.progress import Progress
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why the spec could not be put into effect.
+
+    Attributes:
+        reason: InvalidSpec, SecretNotFound, ClaimNotFound, NameConflict, UnsupportedCluster or ReconcileError.
+        message: what is in the way, and what to do.
+        accepted: whether the spec as such is fine.
+    """
+
+    reason: str
+    message: str
+    accepted: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The children of a service, and what stood in their way.
+
+    Attributes:
+        statefulset: ours, as it is after this pass, or None.
+        evidence: its pods, and what events say about them.
+        shards: ranks in each replica; 0 when the spec is not valid.
+        obstacle: None when everything asked for was applied.
+        progress: how far the server is that loads, as it last said.
+    """
+
+    statefulset: Manifest | None = None
+    evidence: Evidence = field(default_factory=Evidence)
+    shards: int = 0
+    obstacle: Obstacle | None = None
+    progress: Progress | None = None
+
+    @property
+    def pods(self) -> list[Manifest]:
+        """The pods that its selector finds."""
+        return self.evidence.pods
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The StatefulSet's own counts of pods."""
+        counts = (self.statefulset or {}).get("status", {})
+        return {name: counts.get(name, 0) for name in ("replicas", "readyReplicas", "updatedReplicas")}
+
+    @property
+    def wanted(self) -> int:
+        """Pods that the StatefulSet should have."""
+        return int(self.statefulset["spec"]["replicas"]) if self.statefulset else 0
+
+    @property
+    def revision(self) -> str:
+        """Name of the revision that pods should have; empty before there is one."""
+        return str((self.statefulset or {}).get("status", {}).get("updateRevision", ""))
+
+    @property
+    def rolled_out(self) -> bool:
+        """Whether the pods that exist are those of the current spec, as many as asked for."""
+        if self.statefulset is None:
+            return False
+        status = self.statefulset.get("status", {})
+        return (
+            status.get("observedGeneration") == self.statefulset["metadata"]["generation"]
+            and status.get("currentRevision") == status.get("updateRevision")
+            and self.counts["replicas"] == self.counts["updatedReplicas"] == self.wanted
+        )
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every pod that there should be is of the current spec, and answers."""
+        return self.rolled_out and self.counts["readyReplicas"] == self.wanted > 0
