@@ -29,6 +29,7 @@ _KEPT = {
     "maximum",
     "minLength",
     "maxLength",
+    "minItems",
     "maxItems",
     "maxProperties",
     "required",

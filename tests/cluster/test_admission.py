@@ -54,6 +54,49 @@ BAD_SPECS: dict[str, tuple[dict[str, Any], str]] = {
         r"spec.env\[1\]: Duplicate",
     ),
     "an argument that a field sets": ({"extraArgs": ["--num-shard=2"]}, r"spec.extraArgs: .*--num-shard \(shards\)"),
+    "an unknown bucket": (
+        {"adapters": [{"name": "a", "source": "ftp://x"}]},
+        r"spec.adapters\[0\].source: .*must be an",
+    ),
+    "an adapter given twice": ({"adapters": [{"name": "a", "source": "/a"}] * 2}, r"spec.adapters\[1\]: Duplicate"),
+    "credentials without a bucket": ({"storageSecretRef": {"name": "x"}}, "spec.storageSecretRef: .*for buckets"),
+    "a product without a GPU": ({"gpu": {"count": 0, "minMemory": "1Gi"}}, "spec.gpu.count: .*leave them out"),
+    "a key in sight": ({"extraArgs": ["--api-key", "x"]}, "spec.extraArgs: .*must not set"),
+    "an affinity to no nodes": (
+        {
+            "scheduling": {
+                "affinity": {
+                    "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}
+                }
+            }
+        },
+        "nodeSelectorTerms: .*at least 1",
+    ),
+    "a label of ours": (
+        {"podTemplate": {"metadata": {"labels": {"textgen.dev/service": "x"}}}},
+        "spec.podTemplate.metadata.labels: .*choose other labels",
+    ),
+    "a scaler without a limit": ({"autoscaling": {}}, "spec.autoscaling.maxReplicas: Required"),
+    "nothing left by the HPA": (
+        {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},
+        "spec.autoscaling.minReplicas: .*needs autoscaling.engine KEDA",
+    ),
+    "more at least than at most": (
+        {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}},
+        "spec.autoscaling.minReplicas: .*must not exceed",
+    ),
+    "KEDA without metrics": (
+        {"autoscaling": {"engine": "KEDA", "maxReplicas": 2}},
+        "spec.autoscaling.prometheus: .*give it with engine KEDA",
+    ),
+    "none may be away": ({"disruption": {"maxUnavailable": 0}}, "spec.disruption.maxUnavailable: .*equal to 1"),
+    "a share of nothing": ({"disruption": {"maxUnavailable": "0%"}}, "spec.disruption.maxUnavailable: "),
+    "a route without a gateway": ({"network": {"route": {"parentRefs": []}}}, "spec.network.route.parentRefs: "),
+    "a host that is none": ({"network": {"ingress": {"hostname": "a b"}}}, "spec.network.ingress.hostname: "),
+    "two sources of variables": (
+        {"envFrom": [{"secretRef": {"name": "a"}, "configMapRef": {"name": "b"}}]},
+        r"spec.envFrom\[0\]: .*exactly one",
+    ),
     "a hub that is no URL": ({"huggingFace": {"endpoint": "hub.internal"}}, "spec.huggingFace.endpoint"),
 }
 GOOD_SPECS: dict[str, dict[str, Any]] = {
@@ -63,6 +106,15 @@ GOOD_SPECS: dict[str, dict[str, Any]] = {
     "the hub by name": {"model": "hf://org/name", "revision": "refs/pr/1"},
     "fractions": {"sharedMemory": "1.5Gi", "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": 2}}},
     "nothing running": {"replicas": 0},
+    "a bucket": {"model": "gs://bucket/a model", "storageSecretRef": {"name": "x"}},
+    "a claim": {"model": "pvc://weights/llama", "adapters": [{"name": "a", "source": "pvc://weights/a"}]},
+    "anything in the pod": {
+        "podTemplate": {"spec": {"containers": [{"name": "x", "new": {"in": ["1.99"]}}], "a": None}}
+    },
+    "scaling to nothing": {
+        "autoscaling": {"engine": "KEDA", "minReplicas": 0, "maxReplicas": 1, "prometheus": {"address": "http://p"}}
+    },
+    "a share": {"disruption": {"maxUnavailable": "25%"}},
 }
 
 

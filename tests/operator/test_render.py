@@ -6,53 +6,19 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from operator_rendered import DEFAULTS, args_of, container, env_of, manifests, pod, statefulset, volumes
 from operator_samples import EXAMPLES, custom_resource, service
 from pydantic import BaseModel
 
-from textgen_operator.kinds import PERMISSIONS, Manifest, kind_of
-from textgen_operator.render import Defaults, render
+from textgen_operator.kinds import PERMISSIONS, kind_of
+from textgen_operator.render import render
 from textgen_operator.render.metadata import SERVICE_LABEL, labels, pod_selector, selector
 from textgen_operator.render.server_args import server_args, server_options
 from textgen_operator.resource import OWNED_ENV, OWNED_OPTIONS, Spec, TextGenerationService
 from textgen_server.settings import ServerOptions, flag_of, parse
 
-DEFAULTS = Defaults(image="server:test")
 KUBERNETES = ("1.30", "1.33", "1.36")
 """From the oldest version with the preStop action `sleep` to the newest that was tried."""
-
-REQUIRED = {"model": "org/model"}
-
-
-def manifests(**spec: Any) -> dict[str, Manifest]:
-    """Rendered objects by "Kind name"."""
-    rendered = render(service(**spec), DEFAULTS)
-    return {f"{manifest['kind']} {manifest['metadata']['name']}": manifest for manifest in rendered}
-
-
-def statefulset(**spec: Any) -> Manifest:
-    return manifests(**spec)["StatefulSet chat"]
-
-
-def pod(**spec: Any) -> Manifest:
-    return dict(statefulset(**spec)["spec"]["template"]["spec"])
-
-
-def container(**spec: Any) -> Manifest:
-    (server,) = pod(**spec)["containers"]
-    return dict(server)
-
-
-def args_of(**spec: Any) -> dict[str, str]:
-    args = container(**spec)["args"]
-    return dict(zip(args[::2], args[1::2], strict=True))
-
-
-def env_of(**spec: Any) -> dict[str, Any]:
-    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container(**spec)["env"]}
-
-
-def volumes(**spec: Any) -> dict[str, Manifest]:
-    return {volume["name"]: volume for volume in pod(**spec)["volumes"]}
 
 
 # --- examples ---------------------------------------------------------------------------------------------------------
@@ -89,8 +55,9 @@ def paths_of(value: Any, prefix: str = "") -> set[str]:
 def test_the_maximal_example_has_every_field() -> None:
     maximal = next(example for example in EXAMPLES if example.stem == "maximal")
     given = paths_of(yaml.safe_load(maximal.read_text())["spec"])
-    # Other kinds of cache have fields of their own.
-    assert fields_of(Spec) - given == {".cache.claimName", ".cache.path"}
+    # Other kinds of cache, of GPUs and of buckets have fields of their own.
+    others = {".cache.claimName", ".cache.path", ".gpu.claimTemplateName", ".storageSecretRef.name"}
+    assert fields_of(Spec) - given == others | {".storageSecretRef.key"}
 
 
 # --- all objects ------------------------------------------------------------------------------------------------------

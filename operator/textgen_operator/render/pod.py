@@ -4,10 +4,11 @@ from typing import Any
 
 from textgen_operator.kinds import Manifest
 from textgen_operator.render import placement, volumes
-from textgen_operator.render.container import server_container
+from textgen_operator.render.container import GPU_CLAIM, server_container
 from textgen_operator.render.defaults import Defaults
+from textgen_operator.render.merge import merge
 from textgen_operator.render.metadata import labels
-from textgen_operator.resource import TextGenerationService
+from textgen_operator.resource import Gpu, TextGenerationService
 
 USER_ID = 1000
 
@@ -16,8 +17,19 @@ _GRACE_AFTER_DRAIN = 15
 
 
 def pod_template(service: TextGenerationService, defaults: Defaults) -> Manifest:
-    """The template of the pods."""
-    return {"metadata": {"labels": labels(service.metadata)}, "spec": pod_spec(service, defaults)}
+    """The template of the pods, with what the user's podTemplate changes."""
+    return _merged_template(service, defaults)[0]
+
+
+def overrides(service: TextGenerationService, defaults: Defaults) -> list[str]:
+    """What the user's podTemplate changes, as paths in the template."""
+    return _merged_template(service, defaults)[1]
+
+
+def _merged_template(service: TextGenerationService, defaults: Defaults) -> tuple[Manifest, list[str]]:
+    rendered = {"metadata": {"labels": labels(service.metadata)}, "spec": pod_spec(service, defaults)}
+    template = service.spec.pod_template
+    return merge(rendered, template.model_dump(by_alias=True, exclude_defaults=True) if template else {})
 
 
 def pod_spec(service: TextGenerationService, defaults: Defaults) -> Manifest:
@@ -41,6 +53,15 @@ def pod_spec(service: TextGenerationService, defaults: Defaults) -> Manifest:
         "volumes": volumes.pod_volumes(spec),
         **placement.render(service),
     }
-    if spec.image_pull_secrets:
-        rendered["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    return rendered
+    optional = {
+        "imagePullSecrets": [{"name": secret.name} for secret in spec.image_pull_secrets],
+        "serviceAccountName": spec.service_account_name,
+        "resourceClaims": _gpu_claims(spec.gpu),
+    }
+    return rendered | {name: value for name, value in optional.items() if value}
+
+
+def _gpu_claims(gpu: Gpu) -> list[Manifest]:
+    if gpu.claim_template_name is None:
+        return []
+    return [{"name": GPU_CLAIM, "resourceClaimTemplateName": gpu.claim_template_name}]

@@ -1,5 +1,8 @@
 """spec -> the server's command line, by way of the server's own options, so that both always agree."""
 
+from typing import Any
+
+from textgen_operator.render import access, sources
 from textgen_operator.render.service import SERVER_PORT
 from textgen_operator.resource import Spec
 from textgen_server.settings import ServerOptions
@@ -13,17 +16,21 @@ def server_options(spec: Spec) -> ServerOptions:
     Raises:
         pydantic.ValidationError: the server would not take them.
     """
-    asked = {
-        "model_id": spec.hub_id,
+    asked: dict[str, Any] = {
+        "model_id": sources.for_server(spec.model),
         "revision": spec.revision,
-        "served_model_name": spec.served_model_name,
+        "served_model_name": spec.served_model_name or sources.name_for_clients(spec.model),
         "quantize": spec.quantize,
         "dtype": spec.dtype,
+        "lora_adapters": sources.adapters(spec) or None,
+        "trust_remote_code": spec.trust_remote_code or None,
         "num_shard": spec.num_shards,
         **spec.limits.model_dump(),
         "huggingface_hub_cache": CACHE_FOLDER,
         "port": SERVER_PORT,
         "graceful_termination_timeout": spec.drain.timeout_seconds,
+        **access.options(spec),
+        "otlp_endpoint": spec.tracing.endpoint if spec.tracing else None,
     }
     return ServerOptions.model_validate({name: value for name, value in asked.items() if value is not None})
 

@@ -21,7 +21,7 @@ def render(service: TextGenerationService, defaults: Defaults) -> Manifest:
         "updateStrategy": {"type": "RollingUpdate"},
         "revisionHistoryLimit": 5,
         "minReadySeconds": 5,
-        "replicas": spec.replicas,
+        "replicas": spec.pods_wanted,
         "selector": {"matchLabels": selector(service.metadata)},
         "template": pod_template(service, defaults),
     }

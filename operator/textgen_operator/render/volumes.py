@@ -1,7 +1,7 @@
 """What is mounted into the server's container, and from where."""
 
 from textgen_operator.kinds import Manifest
-from textgen_operator.render import cache
+from textgen_operator.render import access, cache, sources
 from textgen_operator.render.server_args import CACHE_FOLDER
 from textgen_operator.resource import Spec
 
@@ -11,6 +11,8 @@ def pod_volumes(spec: Spec) -> list[Manifest]:
     shared_memory = spec.shared_memory or f"{spec.num_shards}Gi"
     return [
         *cache.pod_volumes(spec.cache),
+        *sources.volumes(spec),
+        *access.volumes(spec),
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
         {"name": "tmp", "emptyDir": {}},
     ]
@@ -20,6 +22,8 @@ def mounts(spec: Spec) -> list[Manifest]:
     """Where they are in the container."""
     return [
         {"name": cache.VOLUME_NAME, "mountPath": CACHE_FOLDER},
+        *sources.mounts(spec),
+        *access.mounts(spec),
         {"name": "shm", "mountPath": "/dev/shm"},
         {"name": "tmp", "mountPath": "/tmp"},
     ]

@@ -9,7 +9,7 @@ from textgen_operator.resource.cache import Cache
 from textgen_operator.resource.hardware import Gpu, Toleration
 from textgen_operator.resource.model import Limits
 from textgen_operator.resource.names import API_VERSION, GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION
-from textgen_operator.resource.references import EnvVar
+from textgen_operator.resource.references import EnvFrom, EnvVar
 from textgen_operator.resource.service import ObjectMeta, Problem, TextGenerationService, problems
 from textgen_operator.resource.spec import OWNED_ENV, OWNED_OPTIONS, Spec
 from textgen_operator.resource.status import Condition, Status
@@ -25,6 +25,7 @@ __all__ = [
     "VERSION",
     "Cache",
     "Condition",
+    "EnvFrom",
     "EnvVar",
     "Gpu",
     "Limits",

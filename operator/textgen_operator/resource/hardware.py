@@ -1,11 +1,12 @@
 """What each replica gets, and on which nodes it may run."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from textgen_operator.resource.types import LabelValue, Name, ResourceAmount
-from textgen_operator.rules import Part
+from textgen_operator.resource.affinity import Affinity
+from textgen_operator.resource.types import LabelValue, Name, Quantity, ResourceAmount
+from textgen_operator.rules import Part, Rule
 
 
 class Gpu(Part):
@@ -18,6 +19,29 @@ class Gpu(Part):
         default="nvidia.com/gpu", max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9][-A-Za-z0-9_.]*$"
     )
     """The extended resource that a GPU is, such as amd.com/gpu or nvidia.com/mig-3g.40gb."""
+
+    products: list[LabelValue] = Field(default=[], max_length=16)
+    """Products that will do, as in the node label nvidia.com/gpu.product, such as NVIDIA-H100-80GB-HBM3."""
+
+    min_memory: Quantity | None = None
+    """Memory that each GPU must have, by the node label nvidia.com/gpu.memory."""
+
+    claim_template_name: Name | None = None
+    """ResourceClaimTemplate that brings the GPUs of a replica (dynamic resource allocation); `resourceName` is not
+    asked for then, and `count` says how many GPUs the claim brings."""
+
+    runtime_class_name: Name | None = None
+    """RuntimeClass of the pods, where GPUs need one."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "gpu.products, gpu.minMemory and gpu.claimTemplateName choose GPUs: leave them out when gpu.count is 0",
+            "self.count > 0 || !((has(self.products) && size(self.products) > 0) || "
+            "has(self.minMemory) || has(self.claimTemplateName))",
+            lambda gpu: gpu.count > 0 or not (gpu.products or gpu.min_memory or gpu.claim_template_name),
+            ".count",
+        ),
+    )
 
 
 class Resources(Part):
@@ -58,5 +82,12 @@ class Scheduling(Part):
     tolerations: list[Toleration] = Field(default=[], max_length=16)
     """Taints that replicas put up with, beside the one named as the GPU resource."""
 
+    affinity: Affinity = Affinity()
     priority_class_name: Name | None = None
     """PriorityClass of the pods."""
+
+    scheduler_name: Name | None = None
+    """Scheduler of the pods. Default: the cluster's own."""
+
+    spread: Literal["Hostname", "Zone", "None"] = "Hostname"
+    """What replicas are spread over, as far as there is room."""

@@ -75,3 +75,34 @@ class EnvVar(Part):
             lambda variable: (variable.value is None) != (variable.value_from is None),
         ),
     )
+
+
+class Source(Part):
+    """A Secret or ConfigMap in the service's namespace."""
+
+    name: Name
+    """Name of the object."""
+
+    optional: bool = False
+    """Start even when it is missing."""
+
+
+class EnvFrom(Part):
+    """Environment variables, one for each key of a Secret or ConfigMap."""
+
+    prefix: str | None = Field(default=None, max_length=128, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
+    """What the names begin with, before the key."""
+
+    secret_ref: Source | None = None
+    """A Secret."""
+
+    config_map_ref: Source | None = None
+    """A ConfigMap."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "envFrom needs exactly one of secretRef and configMapRef for each item",
+            "has(self.secretRef) != has(self.configMapRef)",
+            lambda source: (source.secret_ref is None) != (source.config_map_ref is None),
+        ),
+    )

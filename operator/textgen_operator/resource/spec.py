@@ -6,27 +6,31 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from textgen_operator import quantity
+from textgen_operator.resource.access import Auth, Tls
 from textgen_operator.resource.cache import Cache
 from textgen_operator.resource.hardware import Gpu, Resources, Scheduling
 from textgen_operator.resource.lifecycle import Drain, Startup
 from textgen_operator.resource.model import HuggingFace, Limits
-from textgen_operator.resource.references import EnvVar, SecretName
-from textgen_operator.resource.types import Quantity, Quantization, unique_names
+from textgen_operator.resource.network import Network
+from textgen_operator.resource.observability import Metrics, Tracing
+from textgen_operator.resource.references import EnvFrom, EnvVar, SecretName
+from textgen_operator.resource.scaling import Autoscaling, Disruption
+from textgen_operator.resource.sources import HUB, MODEL, Adapter, StorageSecret
+from textgen_operator.resource.template import PodTemplate
+from textgen_operator.resource.types import Name, Quantity, Quantization, unique_names
 from textgen_operator.rules import Part, Rule
 from textgen_server.settings import Dtype, env_of, flag_of
-
-_HUB_ID = "(hf://)?[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
-_MODEL = f"{_HUB_ID}|package://[A-Za-z_][A-Za-z0-9_.]*|/.+"
 
 OWNED_OPTIONS = (
     *("model_id", "revision", "dtype", "quantize", "served_model_name", "num_shard", "sharded"),
     *Limits.model_fields,
     *("max_input_length", "huggingface_hub_cache", "graceful_termination_timeout", "hostname", "port"),
+    *("trust_remote_code", "lora_adapters", "api_key", "api_key_file", "ssl_certfile", "ssl_keyfile", "otlp_endpoint"),
 )
 """Options of the server that fields of the custom resource, or the operator itself, set."""
 
 OWNED_ENV = (
-    *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HOME", "NVIDIA_VISIBLE_DEVICES"),
+    *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HOME", "NVIDIA_VISIBLE_DEVICES", "GOOGLE_APPLICATION_CREDENTIALS"),
     *map(env_of, OWNED_OPTIONS),
 )
 """Environment variables that do the same."""
@@ -57,8 +61,9 @@ class Spec(Part):
     """What is served, on what, and how many times."""
 
     model: str = Field(min_length=1, max_length=512)
-    """What to serve: an id on the Hugging Face hub (org/name, or hf://org/name), a folder or .gguf file inside the pod
-    as an absolute path, or package://NAME, weights inside a Python package of the image."""
+    """What to serve: an id on the Hugging Face hub (org/name, or hf://org/name), a folder in a bucket (s3://BUCKET/PATH,
+    gs://BUCKET/PATH), in a volume claim (pvc://CLAIM/PATH, which is mounted read-only), a folder or .gguf file inside
+    the pod as an absolute path, or package://NAME, weights inside a Python package of the image."""
 
     revision: str | None = Field(default=None, min_length=1, max_length=128)
     """Branch, tag or commit of the model on the hub. Default: main."""
@@ -72,13 +77,29 @@ class Spec(Part):
     dtype: Dtype | None = None
     """Type of weights and activations. Default: bfloat16 where the GPU has it, else float16; float32 on CPU."""
 
+    trust_remote_code: bool = False
+    """For TGI's manifests: without effect, because code of a model's repository is never run."""
+
+    adapters: Annotated[list[Adapter], AfterValidator(unique_names)] = Field(
+        default=[],
+        max_length=32,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    """LoRA adapters that are served beside the model."""
+
     gpu: Gpu = Gpu()
     shards: int | None = Field(default=None, ge=1, le=16)
     """Ranks of tensor parallelism in each replica. Default: `gpu.count`, or 1 without a GPU."""
 
     limits: Limits = Limits()
     replicas: int = Field(default=1, ge=0, le=1000)
-    """Number of pods, each with the whole model."""
+    """Number of pods, each with the whole model. A scaler writes it too."""
+
+    suspend: bool = False
+    """Run no pod, but keep the caches, the Services and `replicas` for later."""
+
+    autoscaling: Autoscaling | None = None
+    disruption: Disruption = Disruption()
 
     resources: Resources = Resources()
     image: str | None = Field(default=None, min_length=1, max_length=512)
@@ -94,7 +115,11 @@ class Spec(Part):
     )
     """Secrets for the image's registry."""
 
+    service_account_name: Name | None = None
+    """ServiceAccount of the pods, such as one that a cloud gives access to a bucket. Its token is not mounted."""
+
     hugging_face: HuggingFace = HuggingFace()
+    storage_secret_ref: StorageSecret | None = None
     cache: Cache = Cache()
     shared_memory: Quantity | None = None
     """Size of /dev/shm, over which the ranks talk. Default: 1Gi for each shard."""
@@ -102,6 +127,11 @@ class Spec(Part):
     startup: Startup = Startup()
     drain: Drain = Drain()
     scheduling: Scheduling = Scheduling()
+    network: Network = Network()
+    auth: Auth = Auth()
+    tls: Tls | None = None
+    metrics: Metrics = Metrics()
+    tracing: Tracing | None = None
     env: Annotated[list[EnvVar], AfterValidator(unique_names)] = Field(
         default=[],
         max_length=64,
@@ -109,22 +139,35 @@ class Spec(Part):
     )
     """More environment variables of the server."""
 
+    env_from: list[EnvFrom] = Field(default=[], max_length=16)
+    """Environment variables from all keys of Secrets and ConfigMaps. Fields, and `env`, win over them."""
+
     extra_args: list[Annotated[str, Field(max_length=1024)]] = Field(default=[], max_length=64)
     """More arguments of the server, as on its command line; for options that have no field here."""
 
+    pod_template: PodTemplate | None = None
+
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "model must be an id on the hub (org/name or hf://org/name), an absolute path inside the pod, or "
-            "package://NAME",
-            f"self.model.matches('^({_MODEL})$')",
-            lambda spec: re.fullmatch(_MODEL, spec.model) is not None,
+            "model must be an id on the hub (org/name or hf://org/name), s3://BUCKET/PATH, gs://BUCKET/PATH, "
+            "pvc://CLAIM/PATH, an absolute path inside the pod, or package://NAME",
+            f"self.model.matches('^({MODEL})$')",
+            lambda spec: re.fullmatch(MODEL, spec.model) is not None,
             ".model",
         ),
         Rule(
-            "revision is for models on the hub: leave it out when model is a path or package://NAME",
-            f"!has(self.revision) || self.model.matches('^{_HUB_ID}$')",
-            lambda spec: spec.revision is None or re.fullmatch(_HUB_ID, spec.model) is not None,
+            "revision is for models on the hub: leave it out with any other address",
+            f"!has(self.revision) || self.model.matches('^{HUB}$')",
+            lambda spec: spec.revision is None or re.fullmatch(HUB, spec.model) is not None,
             ".revision",
+        ),
+        Rule(
+            "storageSecretRef is for buckets: leave it out, or set model (or the source of an adapter) to an address "
+            "with s3:// or gs://",
+            "!has(self.storageSecretRef) || self.model.matches('^(s3|gs)://') || "
+            "(has(self.adapters) && self.adapters.exists(a, a.source.matches('^(s3|gs)://')))",
+            lambda spec: spec.storage_secret_ref is None or bool({"s3", "gs"} & spec.schemes),
+            ".storageSecretRef",
         ),
         Rule(
             "shards must not exceed gpu.count: raise gpu.count, or leave shards out to use every GPU",
@@ -164,11 +207,21 @@ class Spec(Part):
     )
 
     @property
+    def sources(self) -> list[str]:
+        """Every address that the server reads from: the model's and its adapters'."""
+        return [self.model, *(adapter.source for adapter in self.adapters)]
+
+    @property
+    def schemes(self) -> set[str]:
+        """What stands before :// in them."""
+        return {source.partition("://")[0] for source in self.sources if "://" in source}
+
+    @property
+    def pods_wanted(self) -> int:
+        """Pods that there should be now."""
+        return 0 if self.suspend else self.replicas
+
+    @property
     def num_shards(self) -> int:
         """Ranks of tensor parallelism in each replica."""
         return self.shards or max(self.gpu.count, 1)
-
-    @property
-    def hub_id(self) -> str:
-        """The model as the server takes it: hf:// is the hub, which needs no prefix there."""
-        return self.model.removeprefix("hf://")

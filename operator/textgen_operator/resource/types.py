@@ -67,6 +67,30 @@ ResourceAmount = Annotated[
 ]
 """An amount of a compute resource, as 4 or "500m"."""
 
+_SHARE = re.compile("^([1-9][0-9]?|100)%$")
+
+
+def _count_or_percent(value: int | str) -> int | str:
+    if not (value >= 1 if isinstance(value, int) else _SHARE.match(value)):
+        raise ValueError('must be a number from 1, or a share as "25%"')
+    return value
+
+
+CountOrPercent = Annotated[
+    int | str,
+    AfterValidator(_count_or_percent),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 1,
+            "pattern": _SHARE.pattern,
+            "maxLength": 4,
+        }
+    ),
+]
+"""A number of things from 1, or a share of them, as "25%"."""
+
 Quantization = Annotated[
     str,
     AfterValidator(_known_quantization),
@@ -75,8 +99,17 @@ Quantization = Annotated[
 
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Key = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+Hostname = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    ),
+]
 AbsolutePath = Annotated[str, Field(max_length=1024, pattern=r"^/")]
 LabelValue = Annotated[str, Field(max_length=63)]
+Annotation = Annotated[str, Field(max_length=4096)]
 
 
 def server_option(name: str) -> Any:
