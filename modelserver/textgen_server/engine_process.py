@@ -132,7 +132,8 @@ def _run_model(orders: Orders) -> int:
     import torch
 
     from textgen_server import parallel
-    from textgen_server.runner.load import device_name, prepare_device
+    from textgen_server.runner.load import prepare_device
+    from textgen_server.runner.room import device_name
     from textgen_server.runner.runner import Runner
     from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
 

@@ -5,10 +5,19 @@ costs nothing. Plans and results do not travel here: they have their own pipes (
 collective that waits for hours between requests would run into its time-out.
 """
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+
+
+@dataclass
+class _Connection:
+    """Whether tensors travel."""
+
+    open: bool = True
 
 
 @dataclass(frozen=True)
@@ -17,10 +26,21 @@ class Group:
 
     rank: int = 0
     size: int = 1
+    _connection: _Connection = field(default_factory=_Connection, repr=False, compare=False, kw_only=True)
+
+    @contextlib.contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Within, tensors of ranks have their right sizes and wrong values, and no rank waits for another: a step may
+        fail on one of them alone, as when its memory is measured."""
+        self._connection.open = False
+        try:
+            yield
+        finally:
+            self._connection.open = True
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over the ranks, in place. Returns `tensor`."""
-        if self.size > 1:
+        if self.size > 1 and self._connection.open:
             dist.all_reduce(tensor)
         return tensor
 
@@ -28,8 +48,9 @@ class Group:
         """Concatenate the ranks' equally shaped tensors along the last dimension: [..., n] -> [..., n * size]."""
         if self.size == 1:
             return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(parts, tensor.contiguous())
+        parts = [torch.zeros_like(tensor) for _ in range(self.size)]
+        if self._connection.open:
+            dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts, dim=-1)
 
     def min(self, value: int) -> int:

@@ -72,10 +72,12 @@ class QuantizationMethod(Entry):
         extra: the optional dependency of this distribution that brings the library it needs.
         stored: weights are quantized in the checkpoint, whose quantization_config says so; `target` is a
             quantization.grouped.Packing then, made by its `from_config`.
+        bits: what a number takes once it is quantized as it loads, with its share of scales; 0 where checkpoints say.
     """
 
     extra: str = ""
     stored: bool = False
+    bits: float = 0
 
 
 _GPT2_FIELDS = {
@@ -213,13 +215,16 @@ FAMILIES: Mapping[str, Family] = {
 
 QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
     "bitsandbytes": QuantizationMethod(
-        "textgen_server.quantization.bitsandbytes:Int8", "LLM.int8 as the weights load", extra="bitsandbytes"
+        "textgen_server.quantization.bitsandbytes:Int8", "LLM.int8 as the weights load", extra="bitsandbytes", bits=8
     ),
     "bitsandbytes-nf4": QuantizationMethod(
-        "textgen_server.quantization.bitsandbytes:NormalFloat4", "4-bit NormalFloat, as they load", extra="bitsandbytes"
+        "textgen_server.quantization.bitsandbytes:NormalFloat4",
+        "4-bit NormalFloat, as they load",
+        extra="bitsandbytes",
+        bits=4.5,
     ),
     "bitsandbytes-fp4": QuantizationMethod(
-        "textgen_server.quantization.bitsandbytes:Float4", "4-bit float, as they load", extra="bitsandbytes"
+        "textgen_server.quantization.bitsandbytes:Float4", "4-bit float, as they load", extra="bitsandbytes", bits=4.5
     ),
     "gptq": QuantizationMethod(
         "textgen_server.quantization.gptq:Gptq", "checkpoints of AutoGPTQ and GPTQModel", stored=True

@@ -97,8 +97,9 @@ class ServerOptions(BaseModel):
     cuda_memory_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of each GPU's memory that the server may use."""
 
-    cpu_kv_cache_gib: float = Field(default=1.0, gt=0)
-    """GiB of main memory for the KV cache when the model runs on the CPU."""
+    cpu_kv_cache_gib: float | None = Field(default=None, gt=0)
+    """GiB of main memory for the KV cache when the model runs on the CPU, less where the container or the machine has
+    less. Default: 1, or what the longest sequence needs if that is more and no more than a quarter of what is free."""
 
     cpu_threads: int | None = Field(default=None, ge=1)
     """Threads of each rank on the CPU. Default: the cores that this process may use, divided by the ranks."""

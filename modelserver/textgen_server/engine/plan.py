@@ -11,6 +11,9 @@ from textgen_server.sampling import SamplingParams
 Tops = tuple[tuple[int, float], ...]
 """The likeliest tokens of a place and their log-probabilities, likeliest first."""
 
+NO_MEMORY = "the GPU ran out of memory; lower --max-batch-prefill-tokens or --cuda-memory-fraction"
+"""What a request is told for which memory did not suffice."""
+
 Masks = np.ndarray[Any, np.dtype[np.int32]]
 """Sets of tokens, one in each row: token t is in it when bit t % 32 of word t // 32 is set."""
 
@@ -105,6 +108,12 @@ class StepPlan:
     items: list[Item]
     num_decodes: int
 
+    def halves(self) -> tuple["StepPlan", "StepPlan"]:
+        """The same work in two steps. Of at least two items."""
+        middle = len(self.items) // 2
+        first, second = self.items[:middle], self.items[middle:]
+        return StepPlan(first, min(self.num_decodes, middle)), StepPlan(second, max(self.num_decodes - middle, 0))
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
@@ -123,9 +132,24 @@ class StepResult:
             log-probability.
         tops: for each of those the likeliest tokens, or empty where none asks for them.
         scores: for each item that has targets, in order.
+        failed: places of the items for which memory did not suffice. Neither choices nor scores are there for them.
     """
 
     tokens: list[int]
     logprobs: list[float]
     tops: list[Tops] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+
+    def followed_by(self, other: "StepResult", num_items: int) -> "StepResult":
+        """The result of this step's `num_items` items and of the other's, as if they had been one step's."""
+        tops = []
+        if self.tops or other.tops:
+            tops = [top for part in (self, other) for top in part.tops or [()] * len(part.tokens)]
+        return StepResult(
+            self.tokens + other.tokens,
+            self.logprobs + other.logprobs,
+            tops,
+            self.scores + other.scores,
+            self.failed + [num_items + place for place in other.failed],
+        )

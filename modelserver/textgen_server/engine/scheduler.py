@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from textgen_server.engine.blocks import BlockManager
-from textgen_server.engine.plan import Item, Sample, Scores, StepPlan, StepResult, Tops
+from textgen_server.engine.plan import NO_MEMORY, Item, Sample, Scores, StepPlan, StepResult, Tops
 from textgen_server.engine.request import Finish, Request
 from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
 from textgen_server.histogram import Histogram
@@ -272,10 +272,15 @@ class Scheduler:
         events = Events()
         choices = zip(result.tokens, result.logprobs, result.tops or itertools.repeat(()), strict=False)
         scores = iter(result.scores)
-        for request, item in zip(self._planned, plan.items, strict=True):
-            chosen = list(itertools.islice(choices, item.drafts + 1)) if item.sample else []
-            score = next(scores) if item.targets else None
+        for place, (request, item) in enumerate(zip(self._planned, plan.items, strict=True)):
+            failed = place in result.failed
+            chosen = list(itertools.islice(choices, item.drafts + 1)) if item.sample and not failed else []
+            score = next(scores) if item.targets and not failed else None
             if self._by_key.get(request.key) is not request:
+                continue
+            if failed:
+                events.failures.append(Failure(request.key, GenerationError(NO_MEMORY)))
+                self._remove(request)
                 continue
             if score is not None:
                 request.prompt_scores.logprobs.extend(score.logprobs)

@@ -30,6 +30,11 @@ class CacheSpec:
     num_kv_heads: int
     head_dim: int
 
+    @property
+    def numbers(self) -> int:
+        """In the keys and values of one token."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim
+
 
 class CausalModel(Protocol):
     """A decoder on one rank."""

@@ -16,18 +16,17 @@ from textgen_server.attention.base import Attention
 from textgen_server.attention.select import choose
 from textgen_server.errors import OutOfMemory, StartupError
 from textgen_server.layers.build import Builder
-from textgen_server.layers.linear import FullPrecision
 from textgen_server.layers.lora import AdapterRows
-from textgen_server.layers.partition import TooManyRanks
 from textgen_server.models.base import CausalModel
 from textgen_server.models.config import ModelConfig, read_config
 from textgen_server.parallel import Group
 from textgen_server.runner.adapters import Adapters
+from textgen_server.runner.outline import check_room, survey
 from textgen_server.runner.quantization import open_weights
+from textgen_server.runner.room import device_name
 from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint
-from textgen_server.weights.progress import Transfer, log_progress
-from textgen_server.weights.survey import Survey
+from textgen_server.weights.progress import Transfer
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +89,9 @@ def load_model(
     weights = open_weights(options, folder, config, device, merge is not None)
     checkpoint = weights.checkpoint
     rows = AdapterRows() if options.takes_adapters else None
-    transfer = _survey(config, weights.outline, attention, dtype, group)
+    outline = survey(config, weights.outline, attention, dtype, group)
+    check_room(outline, weights, options, device, dtype, group)
+    transfer = outline.transfer(config, group)
     loader = _loader(checkpoint, device, dtype, merge, transfer)
     build = Builder(loader, group, weights.quantization, attention, rows)
     try:
@@ -99,7 +100,10 @@ def load_model(
         if merge is not None:
             loader.check_all_used(merge)
     except torch.OutOfMemoryError:
-        raise OutOfMemory(_does_not_fit(checkpoint, device, group)) from None
+        raise OutOfMemory(
+            f"the weights do not fit into what other processes leave of {device_name(device)}: raise --num-shard, or "
+            "choose a --quantize with fewer bits"
+        ) from None
     transfer.report()
     seconds = time.monotonic() - started
     _log.info(
@@ -111,29 +115,6 @@ def load_model(
     return LoadedModel(model, adapters, config, device, dtype, attention, weights.method)
 
 
-def _survey(
-    config: ModelConfig, checkpoint: Checkpoint, attention: type[Attention], dtype: torch.dtype, group: Group
-) -> Transfer:
-    """Check the checkpoint against config.json before anything is read; then count what this rank will read."""
-    alone = _build_empty(config, Survey(checkpoint, torch.device("meta"), dtype), attention, Group())
-    heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
-    alone.check(config.hidden_size, {config.hidden_size, dim, heads * dim, kv_heads * dim})
-    own = alone
-    if group.size > 1:
-        unconnected = Group(group.rank, group.size)
-        own = _build_empty(config, Survey(checkpoint, torch.device("meta"), dtype), attention, unconnected)
-    progress = log_progress(_log) if group.rank == 0 else lambda line: None
-    return Transfer("loading", config.model_type, own.num_bytes, progress)
-
-
-def _build_empty(config: ModelConfig, survey: Survey, attention: type[Attention], group: Group) -> Survey:
-    try:
-        config.family.load()(config, Builder(survey, group, FullPrecision(), attention))
-    except TooManyRanks as error:
-        raise StartupError(f"--num-shard {group.size} is too much for this model: {error}; lower it") from None
-    return survey
-
-
 def _loader(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, merge: Path | None, transfer: Transfer
 ) -> MergingLoader:
@@ -142,16 +123,3 @@ def _loader(
         adapter = read_adapter(merge)
         check_fits(adapter, merge, checkpoint)
     return MergingLoader(checkpoint, device, dtype, adapter.matrices, transfer=transfer)
-
-
-def _does_not_fit(checkpoint: Checkpoint, device: torch.device, group: Group) -> str:
-    total = torch.cuda.get_device_properties(device).total_memory
-    return (
-        f"the model's {checkpoint.num_bytes / 1e9:.1f} GB over {group.size} shard(s) do not fit into the "
-        f"{total / 1e9:.1f} GB of {device_name(device)}; raise --num-shard or choose --quantize bitsandbytes-nf4"
-    )
-
-
-def device_name(device: torch.device) -> str:
-    """What people call the device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from textgen_server.attention.select import block_size_for
-from textgen_server.engine.plan import Item, Masks, Sample, Scores, StepPlan, StepResult
-from textgen_server.errors import GenerationError, InvalidRequest, OutOfMemory
+from textgen_server.engine.plan import NO_MEMORY, Item, Masks, Sample, Scores, StepPlan, StepResult
+from textgen_server.errors import GenerationError, InvalidRequest
+from textgen_server.models.base import LayerCache
 from textgen_server.parallel import Group
 from textgen_server.runner.inputs import StepInputs, Targets, build
 from textgen_server.runner.kv_cache import CacheLayout
-from textgen_server.runner.load import device_name, load_model
+from textgen_server.runner.load import load_model
 from textgen_server.runner.sampler import masks_of, sample, score
+from textgen_server.runner.sizing import Sizer
 from textgen_server.sampling import SamplingParams
 from textgen_server.settings import ServerOptions
 from textgen_server.watermark import Watermark
@@ -57,71 +59,37 @@ class Runner:
             self.loaded.model.cache_spec, block_size_for(backend, options.block_size), self.loaded.dtype, backend
         )
         default = PREFILL_TOKENS_GPU if device.type == "cuda" else PREFILL_TOKENS_CPU
-        self.max_prefill_tokens = min(options.max_batch_prefill_tokens or default, self.loaded.config.max_positions)
         self.warmup_seconds = 0.0
         self._watermark = Watermark(options.watermark_gamma, options.watermark_delta, options.watermark_key)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="masks")
-        self.num_blocks = self._size_cache(options)
-        self.caches = self.layout.allocate(self.num_blocks, device)
-        self._warm_up()
+        positions = self.loaded.config.max_positions
+        longest = min(options.max_total_tokens or positions, positions)
+        sizer = Sizer(options, self.layout, device, group, longest, self._rehearse)
+        step = sizer.largest_step(min(options.max_batch_prefill_tokens or default, positions))
+        self.max_prefill_tokens = step.tokens
+        self.caches = sizer.cache(step)
+        self.num_blocks = self.caches[0].keys.shape[0]
+        if device.type == "cuda" or group.size > 1:  # once more, on the real cache and with all ranks
+            self._warm_up(self.caches, step.tokens)
 
-    def _size_cache(self, options: ServerOptions) -> int:
-        """Blocks that fit on every rank, by the flags and by the memory that is left after the largest step."""
-        if self.device.type == "cuda":
-            room = self._measure_free_memory(options.cuda_memory_fraction)
-        else:
-            room = int(options.cpu_kv_cache_gib * 2**30) // self.group.size
-        blocks = room // self.layout.block_bytes
-        if options.max_batch_total_tokens:
-            blocks = min(blocks, -(-options.max_batch_total_tokens // self.layout.block_size))
-        blocks = self.group.min(blocks)
-        if blocks < 2:
-            flag = "--cuda-memory-fraction" if self.device.type == "cuda" else "--cpu-kv-cache-gib"
-            raise OutOfMemory(
-                f"no room for a KV cache: a block of {self.layout.block_size} tokens takes "
-                f"{self.layout.block_bytes / 1e6:.1f} MB, and {max(room, 0) / 1e6:.1f} MB are left; raise {flag}, "
-                "lower --max-batch-prefill-tokens, or quantize the model"
-            )
-        _log.info(
-            "KV cache: %d blocks of %d tokens = %d tokens, %.2f GB on %s",
-            blocks, self.layout.block_size, blocks * self.layout.block_size,
-            blocks * self.layout.block_bytes / 1e9, device_name(self.device),
-        )  # fmt: skip
-        return blocks
+    def _rehearse(self, caches: list[LayerCache], tokens: int) -> None:
+        with self.group.rehearsal():
+            self._warm_up(caches, tokens)
 
-    def _measure_free_memory(self, fraction: float) -> int:
-        """Bytes of the GPU that the largest step leaves unused, found by running it on a small cache."""
-        blocks = -(-self.max_prefill_tokens // self.layout.block_size)
-        self.caches = self.layout.allocate(blocks, self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        self._warm_up()
-        peak = torch.cuda.max_memory_reserved(self.device) - blocks * self.layout.block_bytes
-        free, total = torch.cuda.mem_get_info(self.device)
-        others = total - free - torch.cuda.memory_reserved(self.device)
-        self.caches = []
-        torch.cuda.empty_cache()
-        return int(total * fraction) - others - peak
-
-    def _warm_up(self) -> None:
-        """Run the largest prefill and a decode, so that no request pays for what happens only once."""
-        length = min(self.max_prefill_tokens, len(self._warmup_blocks()) * self.layout.block_size)
+    def _warm_up(self, caches: list[LayerCache], tokens: int) -> None:
+        """Run the largest prefill and a decode, so that no request pays for what happens only once. Raises
+        torch.OutOfMemoryError."""
+        size = self.layout.block_size
+        blocks = list(range(min(-(-tokens // size), caches[0].keys.shape[0])))
+        length = min(tokens, len(blocks) * size)
         choice = Sample(SamplingParams(), 0)
         encoder_length = length - 2 if self.loaded.config.family.encoder_decoder else 0
-        prefill = StepPlan(
-            [Item([0] * length, 0, self._warmup_blocks(), choice, encoder_length=encoder_length)], num_decodes=0
-        )
-        decode = StepPlan(
-            [Item([0], length - 1, self._warmup_blocks(), choice, encoder_length=encoder_length)], num_decodes=1
-        )
+        prefill = StepPlan([Item([0] * length, 0, blocks, choice, encoder_length=encoder_length)], num_decodes=0)
+        decode = StepPlan([Item([0], length - 1, blocks, choice, encoder_length=encoder_length)], num_decodes=1)
         started = time.monotonic()
-        self.execute(prefill)
+        self._run(prefill, caches)
         self.warmup_seconds = time.monotonic() - started
-        self.execute(decode)
-
-    def _warmup_blocks(self) -> list[int]:
-        needed = -(-self.max_prefill_tokens // self.layout.block_size)
-        available = self.caches[0].keys.shape[0]
-        return list(range(min(needed, available)))
+        self._run(decode, caches)
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """See engine.loop.Executor."""
@@ -137,24 +105,42 @@ class Runner:
     def execute(self, plan: StepPlan) -> StepResult:
         """Run one step; on rank 0 with the tokens chosen, on others with an empty result.
 
+        A step that does not fit into the GPU's memory is run again in halves, and those again, which changes no text:
+        it writes the same keys and values to the same places. Items that do not even fit alone are `failed`.
+
         Raises:
-            GenerationError: the GPU's memory did not suffice for this step, and one rank is all there is.
+            GenerationError: none of the items fits.
+            torch.OutOfMemoryError: where there are several ranks, which cannot try again each for itself.
         """
+        result = self._try(plan)
+        if len(result.failed) == len(plan.items):
+            raise GenerationError(NO_MEMORY)
+        return result
+
+    def _try(self, plan: StepPlan) -> StepResult:
         try:
-            with torch.inference_mode():
-                return self._execute(build(plan, self.layout.block_size, self.device))
-        except torch.OutOfMemoryError as error:
+            return self._run(plan, self.caches)
+        except torch.OutOfMemoryError:
             if self.group.size > 1:
                 raise
-            torch.cuda.empty_cache()
-            raise GenerationError("the GPU ran out of memory; lower --max-batch-prefill-tokens") from error
+        # Only now have the step's tensors gone, which an error holds on to.
+        torch.cuda.empty_cache()
+        if len(plan.items) == 1:
+            return StepResult([], [], failed=[0])
+        _log.warning("no memory for a step of %d requests; trying it in halves", len(plan.items))
+        first, second = plan.halves()
+        return self._try(first).followed_by(self._try(second), len(first.items))
 
-    def _execute(self, inputs: StepInputs) -> StepResult:
+    def _run(self, plan: StepPlan, caches: list[LayerCache]) -> StepResult:
+        with torch.inference_mode():
+            return self._forward(build(plan, self.layout.block_size, self.device), caches)
+
+    def _forward(self, inputs: StepInputs, caches: list[LayerCache]) -> StepResult:
         model = self.loaded.model
         masks = self._start_masks(inputs.samples)
         if self.loaded.adapters is not None:
             self.loaded.adapters.use(inputs.adapters)
-        hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, self.caches)
+        hidden = model.forward(inputs.tokens, inputs.positions, inputs.batch, caches)
         scores = [self._score(hidden, targets) for targets in inputs.targets]
         if inputs.sample_rows is not None:
             hidden = hidden[inputs.sample_rows]
