@@ -6,12 +6,11 @@ line on standard output; with 1 when something cannot be had; with 2 when an opt
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 
 from textgen_server.errors import StartupError
 from textgen_server.settings import ServerOptions, flag_of, parse
-from textgen_server.telemetry import configure_logging
+from textgen_server.telemetry import configure_logging, report_failure
 from textgen_server.weights.progress import log_progress
 from textgen_server.weights.source import locate_all
 
@@ -30,13 +29,13 @@ def main(args: Sequence[str]) -> int:
     try:
         settings = parse(flags)
     except StartupError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        report_failure(error)
         return WRONG_OPTION
     configure_logging(settings.log_level, settings.json_output)
     try:
         model, adapters = locate_all(settings, log_progress(_log))
     except StartupError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        report_failure(error)
         return FAILED
     for name, folder in adapters.items():
         _log.info("adapter %s in %s", name, folder)

@@ -15,10 +15,14 @@
     │   └── IncompleteStream       ... while the client was reading                  500 incomplete_generation_stream
     ├── EngineUnavailable          the engine is dead, stuck, or not yet there       503 healthcheck
     │   └── ShuttingDown           the server takes no new requests                  503 healthcheck
-    └── StartupError               the server cannot start: one sentence, exit code 1
-        ├── ModelSourceError       the model's files cannot be found or fetched
-        ├── CheckpointError        the files are there but damaged or not understood
-        └── OutOfMemory            model or KV cache do not fit
+    └── StartupError               the server cannot start: one sentence, exit code 1   startup
+        ├── ModelSourceError       the model's files cannot be fetched                  model_source
+        │   ├── ModelMissing       there is no such model, revision, folder or file     model_missing
+        │   ├── ModelGated         it may not be read with these credentials            model_gated
+        │   ├── DownloadDamaged    what arrived is not what was sent                    download_damaged
+        │   └── NoSpace            the cache has no room for it                         no_space
+        ├── CheckpointError        the files are there but damaged or not understood    checkpoint
+        └── OutOfMemory            model or KV cache do not fit                         out_of_memory
 
 `error_type` is TGI's vocabulary (its clients dispatch on it). gRPC carries failures of single requests inside the
 stream by `error_type`; `from_error_type` turns them back into the class.
@@ -156,21 +160,39 @@ class ShuttingDown(EngineUnavailable):
 
 
 class StartupError(TextgenError):
-    """The server cannot start. The launcher prints the message as one line and exits with `exit_code`."""
+    """The server cannot start. The launcher prints the message as one line and exits with `exit_code`; with
+    --json-output that line has `error_type`, by which the operator tells the causes apart."""
 
     exit_code: ClassVar[int] = 1
+    error_type = "startup"
 
 
 class ModelSourceError(StartupError):
-    pass
+    error_type = "model_source"
+
+
+class ModelMissing(ModelSourceError):
+    error_type = "model_missing"
+
+
+class ModelGated(ModelSourceError):
+    error_type = "model_gated"
+
+
+class DownloadDamaged(ModelSourceError):
+    error_type = "download_damaged"
+
+
+class NoSpace(ModelSourceError):
+    error_type = "no_space"
 
 
 class CheckpointError(StartupError):
-    pass
+    error_type = "checkpoint"
 
 
 class OutOfMemory(StartupError):
-    pass
+    error_type = "out_of_memory"
 
 
 def _tree(root: type[TextgenError]) -> list[type[TextgenError]]:

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Final
 
+from textgen_server.errors import StartupError
+
 VERSION: Final = version("textgen")
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
@@ -100,3 +102,11 @@ def configure_logging(level: str, json_output: bool) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in ("uvicorn", "httpx", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def report_failure(error: StartupError) -> None:
+    """Print why the server cannot start: `error: ...`, or with --json-output an object with `error_type`."""
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers):
+        logging.getLogger(__name__).error("%s", error.message, extra={"fields": {"error_type": error.error_type}})
+    else:
+        print(f"error: {error.message}", file=sys.stderr)

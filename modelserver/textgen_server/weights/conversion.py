@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from textgen_server.errors import CheckpointError, ModelSourceError
+from textgen_server.errors import CheckpointError, ModelSourceError, NoSpace
 from textgen_server.weights.config_files import read_json, write_json
 from textgen_server.weights.progress import Progress
 
@@ -64,10 +64,10 @@ def converted(
 
 
 def need_space(folder: Path, needed: int, what: str) -> None:
-    """Raise ModelSourceError unless there is room for `needed` bytes in `folder`."""
+    """Raise NoSpace unless there is room for `needed` bytes in `folder`."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ModelSourceError(
+        raise NoSpace(
             f"no space for {what} in {folder}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free "
             "(HUGGINGFACE_HUB_CACHE names another place)"
         )
@@ -140,7 +140,7 @@ def _publish(source: Path, folder: Path, convert: Convert, progress: Progress, n
         _seal(partial, source)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -150,11 +150,12 @@ def _seal(folder: Path, source: Path) -> None:
     files = {path.name: fingerprint(path) for path in sorted(folder.iterdir())}
     write_json(folder, _MANIFEST, {"source": source.name, "files": files})
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from textgen_server.errors import ModelSourceError
+from textgen_server.errors import DownloadDamaged, ModelGated, ModelMissing, ModelSourceError, NoSpace
 from textgen_server.weights.local import PICKLES, has_safetensors
 from textgen_server.weights.progress import SECONDS_BETWEEN_REPORTS, Progress, report
 
@@ -24,7 +24,7 @@ _UNWANTED = ["*/*", "consolidated*"]  # other formats' copies of the weights
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HASHED_AT_ONCE = 4
 
-WANTED = ("*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model")
+WANTED = ("*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model", "*.py")
 WANTED_OF_ADAPTER = ("adapter_config.json", "adapter_model*.safetensors")
 WANTED_OF_TOKENIZER = ("tokenizer*", "config.json", "generation_config.json")
 
@@ -58,7 +58,7 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress, w
     Raises ModelSourceError, one sentence with the remedy, when it cannot be had or what came is damaged.
     """
     if not _HUB_ID.fullmatch(repo):
-        raise ModelSourceError(f"{repo!r} is neither an existing path nor a hub id such as org/name")
+        raise ModelMissing(f"{repo!r} is neither an existing path nor a hub id such as org/name")
     from huggingface_hub import snapshot_download
 
     at = f" at {revision}" if revision else ""
@@ -75,7 +75,7 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress, w
             tqdm_class=_reporter(repo, progress),
         )
     except Exception as error:  # its HTTP library's errors pass through, and that library changes
-        raise ModelSourceError(_why_not(error, repo, revision, cache, wanted)) from error
+        raise _failure(error, repo, revision, cache, wanted) from error
     _verify(repo, [blobs / name for name in _finished(blobs) - before], Path(path))
     return Path(path)
 
@@ -93,7 +93,7 @@ def _verify(repo: str, blobs: list[Path], snapshot: Path) -> None:
     for blob in damaged:
         blob.unlink()
     if damaged:
-        raise ModelSourceError(
+        raise DownloadDamaged(
             f"{repo}: {', '.join(sorted(names)) or damaged[0].name} arrived damaged: its sha256 is not the hub's; "
             "it was deleted: start again to download it again"
         )
@@ -104,31 +104,41 @@ def _is_sound(blob: Path) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == blob.name
 
 
-def _why_not(error: Exception, repo: str, revision: str | None, cache: Path, wanted: Sequence[str]) -> str:
-    """One sentence about a failed download, with the remedy."""
+def _failure(error: Exception, repo: str, revision: str | None, cache: Path, wanted: Sequence[str]) -> ModelSourceError:
+    """Why a download failed: one sentence, with the remedy."""
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         needed, free = _missing_bytes(repo, revision, cache, wanted), shutil.disk_usage(cache).free
         size = f"{needed / 1e9:.2f} GB more" if needed else "more space"
-        return (
+        return NoSpace(
             f"no space left in {cache} for {repo}: {size} needed, {free / 1e9:.2f} GB free; make room (what has come "
             "is kept), or name another place by HUGGINGFACE_HUB_CACHE"
         )
     if isinstance(error, errors.GatedRepoError):
-        return f"{repo} is gated: accept its terms at {hub}/{repo} and set HF_TOKEN to a token of that account"
+        return ModelGated(
+            f"{repo} is gated: accept its terms at {hub}/{repo} and set HF_TOKEN to a token of that account"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision!r} on {hub}: set --revision to one of its branches, tags or commits"
+        return ModelMissing(
+            f"{repo} has no revision {revision!r} on {hub}: set --revision to one of its branches, tags or commits"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{repo} is not on {hub}, or private: check the name, or set HF_TOKEN (there is no local folder {repo})"
+        return ModelMissing(
+            f"{repo} is not on {hub}, or private: check the name, or set HF_TOKEN (there is no local folder {repo})"
+        )
     if isinstance(error, errors.HFValidationError):
-        return f"{repo!r} is neither an existing path nor a hub id such as org/name"
+        return ModelMissing(f"{repo!r} is neither an existing path nor a hub id such as org/name")
     if constants.HF_HUB_OFFLINE:
-        return f"{repo} is not completely in the cache {cache}, and HF_HUB_OFFLINE is set: unset it, or download first"
+        return ModelMissing(
+            f"{repo} is not completely in the cache {cache}, and HF_HUB_OFFLINE is set: unset it, or download first"
+        )
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return f"{hub} cannot be reached, and {repo} is not completely in the cache {cache}: {_first_line(error)}"
-    return f"downloading {repo} from {hub} failed: {_first_line(error)}"
+        return ModelSourceError(
+            f"{hub} cannot be reached, and {repo} is not completely in the cache {cache}: {_first_line(error)}"
+        )
+    return ModelSourceError(f"downloading {repo} from {hub} failed: {_first_line(error)}")
 
 
 def _missing_bytes(repo: str, revision: str | None, cache: Path, wanted: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from textgen_server.errors import ModelSourceError
+from textgen_server.errors import DownloadDamaged, ModelGated, ModelMissing, ModelSourceError, NoSpace
 from textgen_server.weights import hub
 from textgen_server.weights.config_files import read_json, write_json
 from textgen_server.weights.conversion import need_space
@@ -64,12 +64,12 @@ def download(address: str, cache: Path, progress: Progress) -> Path:
         filesystem, root = _open(address)
         files = _wanted(_listed(filesystem, root))
         if not files:
-            raise ModelSourceError(f"{address} holds no files of a model: check the address, which names a folder")
+            raise ModelMissing(f"{address} holds no files of a model: check the address, which names a folder")
         return _fetched(filesystem, address, files, folder, progress)
     except ModelSourceError:
         raise
     except Exception as error:  # each store's library has errors of its own
-        raise ModelSourceError(_why_not(error, address, folder)) from error
+        raise _failure(error, address, folder) from error
 
 
 def _place(address: str) -> str:
@@ -80,7 +80,7 @@ def _place(address: str) -> str:
 def _latest(folder: Path, address: str) -> Path:
     whole = [path.parent for path in folder.glob(f"*/{_MANIFEST}") if not path.parent.name.startswith(".")]
     if not whole:
-        raise ModelSourceError(f"{address} is not in the cache {folder}, and HF_HUB_OFFLINE is set: download it first")
+        raise ModelMissing(f"{address} is not in the cache {folder}, and HF_HUB_OFFLINE is set: download it first")
     return max(whole, key=lambda path: path.stat().st_mtime)
 
 
@@ -172,18 +172,18 @@ def _check(file: RemoteFile, target: Path) -> None:
     with target.open("rb") as content:
         if file.md5 and hashlib.file_digest(content, "md5").hexdigest() != file.md5:
             target.unlink()
-            raise ModelSourceError(f"{file.path} arrived damaged: its MD5 is not the bucket's; start again")
+            raise DownloadDamaged(f"{file.path} arrived damaged: its MD5 is not the bucket's; start again")
 
 
-def _why_not(error: Exception, address: str, folder: Path) -> str:
+def _failure(error: Exception, address: str, folder: Path) -> ModelSourceError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         free = shutil.disk_usage(folder).free
-        return f"no space left in {folder} for {address}: {free / 1e9:.2f} GB are free"
+        return NoSpace(f"no space left in {folder} for {address}: {free / 1e9:.2f} GB are free")
     if isinstance(error, FileNotFoundError):
-        return f"{address} does not exist: check bucket and path"
+        return ModelMissing(f"{address} does not exist: check bucket and path")
     if isinstance(error, PermissionError):
-        return f"{address} may not be read with these credentials: {_first_line(error)}"
-    return f"downloading {address} failed: {_first_line(error)}"
+        return ModelGated(f"{address} may not be read with these credentials: {_first_line(error)}")
+    return ModelSourceError(f"downloading {address} failed: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from textgen_server.errors import CheckpointError, ModelSourceError, StartupError
+from textgen_server.errors import CheckpointError, ModelMissing, ModelSourceError, StartupError
 from textgen_server.settings import ServerOptions
 from textgen_server.weights import hub, local, object_store
 from textgen_server.weights.config_files import read_json
@@ -96,7 +96,7 @@ def locate_adapter(source: str, cache: str | None, progress: Progress) -> Path:
     elif not path.exists():
         repo, _, revision = source.removeprefix("hf://").partition("@")
         if _looks_like_path(repo):
-            raise ModelSourceError(f"no such folder: {path} (adapter {source!r})")
+            raise ModelMissing(f"no such folder: {path} (adapter {source!r})")
         path = hub.download(repo, revision or None, hub.cache_folder(cache), progress, hub.WANTED_OF_ADAPTER)
     if not (path / ADAPTER_CONFIG).is_file():
         raise CheckpointError(f"{path} has no {ADAPTER_CONFIG}, so it is not a LoRA adapter")
@@ -114,7 +114,7 @@ def _found(model_id: str, revision: str | None, cache: Path, progress: Progress)
         if path.exists():
             return _from_path(path, cache, progress)
         if _looks_like_path(model_id):
-            raise ModelSourceError(f"no such folder or file: {path} (model_id {model_id!r})")
+            raise ModelMissing(f"no such folder or file: {path} (model_id {model_id!r})")
         return _from_hub(model_id, revision, cache, progress)
     if scheme == "package":
         return _from_package(rest, cache, progress)
@@ -137,7 +137,7 @@ def _from_path(path: Path, cache: Path, progress: Progress) -> ModelFolder:
         return _from_folder(path, path.name, "", cache, progress)
     if path.suffix.lower() == ".gguf":
         return ModelFolder(local.from_gguf(path, cache, progress), path.stem, "")
-    raise ModelSourceError(f"{path} is neither a folder nor a .gguf file")
+    raise ModelMissing(f"{path} is neither a folder nor a .gguf file")
 
 
 def _from_folder(folder: Path, name: str, sha: str, cache: Path, progress: Progress) -> ModelFolder:
@@ -173,7 +173,7 @@ def _from_package(name: str, cache: Path, progress: Progress) -> ModelFolder:
         spec = None
     folders = spec.submodule_search_locations if spec else None
     if not folders:
-        raise ModelSourceError(f"package://{name}: no package {module} is installed (pip install {name})")
+        raise ModelMissing(f"package://{name}: no package {module} is installed (pip install {name})")
     return _from_folder(Path(next(iter(folders))), module, "", cache, progress)
 
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 from textgen_operator.kinds import Manifest
 
-
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 

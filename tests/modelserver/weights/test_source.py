@@ -308,7 +308,7 @@ def test_a_gated_model_says_where_to_ask(hub: FakeHub, cache: str) -> None:
     allowed = locate_elsewhere("org/model", cache, hub.url, HF_TOKEN=hub.token)
 
     assert refused.error == (
-        f"ModelSourceError: org/model is gated: accept its terms at {hub.url}/org/model "
+        f"ModelGated: org/model is gated: accept its terms at {hub.url}/org/model "
         "and set HF_TOKEN to a token of that account"
     )
     assert allowed.found is not None
@@ -318,21 +318,21 @@ def test_a_model_that_the_hub_does_not_have_says_so(hub: FakeHub, cache: str) ->
     outcome = locate_elsewhere("org/modle", cache, hub.url)
 
     assert outcome.error is not None
-    assert outcome.error.startswith(f"ModelSourceError: org/modle is not on {hub.url}, or private: check the name")
+    assert outcome.error.startswith(f"ModelMissing: org/modle is not on {hub.url}, or private: check the name")
 
 
 def test_a_revision_that_the_hub_does_not_have_is_named(hub: FakeHub, cache: str) -> None:
     outcome = locate_elsewhere("org/model", cache, hub.url, revision="v9")
 
     assert outcome.error is not None
-    assert outcome.error.startswith("ModelSourceError: org/model has no revision 'v9' on")
+    assert outcome.error.startswith("ModelMissing: org/model has no revision 'v9' on")
 
 
 def test_offline_without_a_copy_says_both(hub: FakeHub, cache: str) -> None:
     outcome = locate_elsewhere("org/model", cache, hub.url, HF_HUB_OFFLINE="1")
 
     assert outcome.error == (
-        f"ModelSourceError: org/model is not completely in the cache {cache}, and HF_HUB_OFFLINE is set: "
+        f"ModelMissing: org/model is not completely in the cache {cache}, and HF_HUB_OFFLINE is set: "
         "unset it, or download first"
     )
     assert hub.requests == []
@@ -364,7 +364,7 @@ def test_a_file_that_arrives_damaged_is_named_and_fetched_again(hub: FakeHub, ca
     again = locate_elsewhere("org/model", cache, hub.url)
 
     assert damaged.error == (
-        "ModelSourceError: org/model: model.safetensors arrived damaged: its sha256 is not the hub's; "
+        "DownloadDamaged: org/model: model.safetensors arrived damaged: its sha256 is not the hub's; "
         "it was deleted: start again to download it again"
     )
     assert again.found is not None
