@@ -21,6 +21,7 @@ import aiohttp
 
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.cache import VOLUME_NAME
+from textgen_operator.render.container import LOG_FORMAT
 from textgen_operator.resource import Gpu
 from textgen_server.settings import ServerOptions, env_of, flag_of
 
@@ -29,7 +30,7 @@ ENTRYPOINT = "textgen-server"
 
 POLL_SECONDS = 0.5
 
-_FOR_THE_RUNTIME = ("HOME", "NVIDIA_VISIBLE_DEVICES")
+_FOR_THE_CLUSTER = ("HOME", "NVIDIA_VISIBLE_DEVICES", LOG_FORMAT)
 _SERVER_OPTIONS = {env_of(name) for name in ServerOptions.model_fields}
 _REFERENCE = re.compile(r"\$(\$)?\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 
@@ -87,6 +88,7 @@ def to_process(statefulset: Manifest, machine: Machine) -> Process:
     - the cache at /data is a local folder (a HostPath keeps its own); /dev/shm and /tmp are the machine's;
     - values from Secrets and ConfigMaps come from the caller's environment, under the same variable's name;
     - HOME and NVIDIA_VISIBLE_DEVICES, which are meant for the container's file system and runtime, stay the caller's;
+    - its log is for people, and not JSON for the operator;
     - the rest of the caller's environment is visible too (PATH, proxies, CUDA_VISIBLE_DEVICES), but not what the
       server would take for its options.
 
@@ -112,11 +114,11 @@ def to_process(statefulset: Manifest, machine: Machine) -> Process:
 
 
 def _env(container: Manifest, environ: Mapping[str, str]) -> dict[str, str]:
-    """The container's variables, without those that only a container runtime can use."""
+    """The container's variables, without those that only a cluster has a use for."""
     env: dict[str, str] = {}
     for variable in container["env"]:
         name = variable["name"]
-        if name in _FOR_THE_RUNTIME:
+        if name in _FOR_THE_CLUSTER:
             continue
         if "value" in variable:
             env[name] = _expanded(variable["value"], env)

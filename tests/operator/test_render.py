@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from textgen_operator.kinds import PERMISSIONS, kind_of
 from textgen_operator.render import render
+from textgen_operator.render.container import LOG_FORMAT
 from textgen_operator.render.metadata import SERVICE_LABEL, labels, pod_selector, selector
 from textgen_operator.render.server_args import server_args, server_options
 from textgen_operator.resource import OWNED_ENV, OWNED_OPTIONS, Spec, TextGenerationService
@@ -256,7 +257,13 @@ def test_the_hub_is_reached_as_the_spec_says() -> None:
 
 def test_variables_that_are_rendered_are_kept_from_env() -> None:
     hub = {"tokenSecretRef": {"name": "hf"}, "endpoint": "https://hub.test", "offline": True}
-    assert env_of(huggingFace=hub, gpu={"count": 0}).keys() <= set(OWNED_ENV)
+    assert env_of(huggingFace=hub, gpu={"count": 0}).keys() <= {*OWNED_ENV, LOG_FORMAT}
+
+
+def test_logs_are_for_the_operator_unless_the_user_wants_them_otherwise() -> None:
+    assert env_of()[LOG_FORMAT] == "true"
+    variables = [variable["name"] for variable in container(env=[{"name": LOG_FORMAT, "value": "false"}])["env"]]
+    assert variables.count(LOG_FORMAT) == 1
 
 
 def test_env_is_appended() -> None:

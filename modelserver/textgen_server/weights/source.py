@@ -13,7 +13,7 @@ from textgen_server.errors import CheckpointError, ModelMissing, ModelSourceErro
 from textgen_server.settings import ServerOptions
 from textgen_server.weights import hub, local, object_store
 from textgen_server.weights.config_files import read_json
-from textgen_server.weights.progress import Progress
+from textgen_server.weights.progress import Progress, Report
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -60,7 +60,15 @@ def locate_all(options: ServerOptions, progress: Progress) -> tuple[ModelFolder,
     """All that a server with these options reads: its model, and its adapters by name. Errors as in `locate`."""
     cache = options.huggingface_hub_cache
     model = locate(options.model_id, options.revision, cache, progress)
+    progress(_located(model))
     return model, _locate_adapters(options, progress)
+
+
+def _located(model: ModelFolder) -> Report:
+    size = sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
+    at = f" at commit {model.sha}" if model.sha else ""
+    fields = {"stage": "located", "what": model.name, "revision": model.sha, "done_bytes": size, "total_bytes": size}
+    return Report(f"{model.name}{at}: {size / 1e9:.2f} GB in {model.path}", fields)
 
 
 def locate_tokenizer(model_id: str, revision: str | None, cache: str | None, progress: Progress) -> Path:

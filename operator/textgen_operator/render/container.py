@@ -6,10 +6,12 @@ from textgen_operator.render.defaults import Defaults
 from textgen_operator.render.server_args import server_args
 from textgen_operator.render.service import PORT_NAME, SERVER_PORT
 from textgen_operator.resource import EnvFrom, EnvVar, Spec
+from textgen_server.settings import env_of
 
 CONTAINER_NAME = "server"
 GPU_CLAIM = "gpu"
 HEALTH_PATH = "/health"
+LOG_FORMAT = env_of("json_output")
 
 _STARTUP_PERIOD = 10
 
@@ -59,6 +61,9 @@ def _env(spec: Spec) -> list[Manifest]:
     hub = spec.hugging_face
     # The root file system is read-only; libraries put their small caches into the home folder.
     env: list[Manifest] = [{"name": "HOME", "value": "/tmp"}]
+    if LOG_FORMAT not in {variable.name for variable in spec.env}:
+        # Lines with numbers, from which the status tells how far a start is, and why it failed.
+        env.append({"name": LOG_FORMAT, "value": "true"})
     if spec.gpu.count == 0:
         # CUDA images ask their runtime for every GPU of the node, unless told otherwise.
         env.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})

@@ -1,6 +1,6 @@
 """The status: what the operator writes."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,54 @@ class Condition(Part):
 
     message: str = Field(max_length=4096)
     """A sentence, for people."""
+
+
+class Model(Part):
+    """The model that the servers found."""
+
+    name: str = Field(max_length=512)
+    """`spec.model` at that time."""
+
+    resolved_revision: str | None = Field(default=None, max_length=512)
+    """Its commit on the hub; absent for models from elsewhere."""
+
+    size_bytes: int | None = Field(default=None, ge=0)
+    """Size of its weights as they are stored."""
+
+
+class Stages(Part):
+    """Seconds of a start, stage by stage. A stage is absent when the pod, or its log, does not tell of it."""
+
+    schedule: int | None = Field(default=None, ge=0)
+    """Until the pod had a node."""
+
+    pull: int | None = Field(default=None, ge=0)
+    """Until its container ran: volumes, and the image."""
+
+    download: int | None = Field(default=None, ge=0)
+    """Until all files of the model were there, converted where that is needed."""
+
+    load: int | None = Field(default=None, ge=0)
+    """Until the weights were in memory."""
+
+    warmup: int | None = Field(default=None, ge=0)
+    """Until it answered."""
+
+
+class StartupRecord(Part):
+    """The last start of a pod that succeeded."""
+
+    pod: str = Field(max_length=253)
+    """Which pod."""
+
+    started_at: str = Field(max_length=64, json_schema_extra={"format": "date-time"})
+    """When its container was started."""
+
+    last_seconds: int = Field(ge=0)
+    """Seconds from the pod's creation, or from the container's restart, until it was ready."""
+
+    stages: Stages = Stages()
+    """Where the time went."""
 
 
 class Load(Part):
@@ -100,6 +148,15 @@ class Status(Part):
 
     url: str = Field(max_length=512)
     """Where the API is reached inside the cluster."""
+
+    overrides: list[Annotated[str, Field(max_length=512)]] = Field(default=[], max_length=256)
+    """What podTemplate changes in the pods, as paths in their template."""
+
+    model: Model | None = None
+    """What the servers found; absent until one has told."""
+
+    startup: StartupRecord | None = None
+    """How long the last start took; absent until there was one."""
 
     load: Load | None = None
     """How far the server is that starts; absent when all serve."""

@@ -11,7 +11,10 @@ from textgen_operator.kinds import Manifest
 _MOST = 2**53
 """Largest number that is believed; NaN is not less either."""
 
-DOWNLOADING, CONVERTING, LOADING = "downloading", "converting", "loading"
+_LONGEST, _LONGEST_STAGE = 512, 64
+"""Characters that are believed."""
+
+DOWNLOADING, CONVERTING, LOCATED, LOADING = "downloading", "converting", "located", "loading"
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,11 @@ class Progress:
 
     Attributes:
         pod: whose.
-        stage: the server's own word: downloading, converting or loading.
+        stage: the server's own word: downloading, converting, located (all files are there) or loading.
         what: the model or file.
         done_bytes, total_bytes: so far, and in all.
         bytes_per_second, seconds_left: None where the server does not say.
+        revision: commit of the model, which `located` tells; empty where there is none.
         time: when it was logged; with a time zone, None where the log does not say.
     """
 
@@ -34,6 +38,7 @@ class Progress:
     total_bytes: int
     bytes_per_second: int | None = None
     seconds_left: float | None = None
+    revision: str = ""
     time: datetime | None = None
 
     @property
@@ -77,12 +82,13 @@ def _progress(pod: str, found: dict[str, Any], time: datetime | None) -> Progres
     speed, left = found.get("bytes_per_second"), found.get("seconds_left")
     return Progress(
         pod,
-        found["stage"],
-        str(found.get("what", "")),
+        found["stage"][:_LONGEST_STAGE],
+        str(found.get("what", ""))[:_LONGEST],
         _number(found.get("done_bytes")),
         _number(found.get("total_bytes")),
         None if speed is None else _number(speed),
         None if left is None else float(_number(left)),
+        str(found.get("revision", ""))[:_LONGEST],
         time,
     )
 
