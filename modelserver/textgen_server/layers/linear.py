@@ -37,18 +37,19 @@ class PackedLinear(nn.Module):
         return out
 
 
-def can_pack(weight: Tensor) -> bool:
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Does this torch pack weights of that kind?"""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def dense(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     """The fastest full-precision linear layer for where the weight is."""
-    return PackedLinear(weight, bias) if can_pack(weight) else Linear(weight, bias)
+    return PackedLinear(weight, bias) if can_pack(weight.device, weight.dtype) else Linear(weight, bias)
 
 
 class FullPrecision:
     """The quantization method that quantizes nothing."""
 
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
-        return dense(loader.tensor(parts), bias)
+        packs = can_pack(loader.device, loader.dtype)
+        return dense(loader.passing(parts) if packs else loader.tensor(parts), bias)

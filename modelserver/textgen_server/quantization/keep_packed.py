@@ -34,16 +34,8 @@ class KeepPacked:
             return self.plain.linear(loader, parts, bias)
         layers = self.holders[kind]([checkpoint.block(part) for part in parts], loader.device, loader.dtype)
         if loader.transfer is not None:
-            # As many as Unpacked shows and runner/load.py expects: those of float32.
-            loader.transfer.add(sum(_num_bytes(checkpoint, part) for part in parts))
+            loader.transfer.add(sum(loader.stored_bytes(part) for part in parts))
         return SideBySide(layers, bias)
-
-
-def _num_bytes(checkpoint: Unpacked, part: Part) -> int:
-    rows, columns = checkpoint.shape(part.name)
-    if part.dim is None:
-        return 4 * rows * columns
-    return 4 * part.length * (rows, columns)[1 - part.stored_dim]
 
 
 class SideBySide(nn.Module):

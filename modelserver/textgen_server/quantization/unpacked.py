@@ -91,6 +91,14 @@ class Unpacked(Checkpoint):
         """Size of all tensors, as stored."""
         return self.stored.num_bytes
 
+    def stored_bytes(self, name: str) -> int:
+        """As Checkpoint.stored_bytes; of a packed matrix, all that stands for it."""
+        prefix = self.prefix(name)
+        if prefix is None:
+            return self.stored.stored_bytes(name)
+        parts = [f"{prefix}.{suffix}" for suffix in self.packing.suffixes]
+        return sum(self.stored.stored_bytes(part) for part in parts if part in self.stored)
+
     def __contains__(self, name: object) -> bool:
         return name in self.stored or (isinstance(name, str) and self.prefix(name) is not None)
 

@@ -75,7 +75,8 @@ def _build_empty(
     except TooManyRanks as error:
         raise StartupError(f"--num-shard {group.size} is too much for this model: {error}; lower it") from None
     views = [Loader.read(survey, part) for part in survey.parts]
-    numbers, num_bytes = sum(view.numel() for view in views), sum(view.nbytes for view in views)
+    numbers = sum(view.numel() for view in views)
+    num_bytes = sum(survey.stored_bytes(part) for part in survey.parts)
     size = memory.ModelSize(linear.numbers, numbers - linear.numbers, model.cache_spec.numbers)
     return survey, Outline(num_bytes, num_bytes - linear.num_bytes, size)
 
@@ -90,7 +91,7 @@ class _Counting:
         """See quantization.base.Quantization."""
         views = [Loader.read(loader, part) for part in parts]
         self.numbers += sum(view.numel() for view in views)
-        self.num_bytes += sum(view.nbytes for view in views)
+        self.num_bytes += sum(loader.stored_bytes(part) for part in parts)
         return Linear(loader.tensor(parts), bias)
 
 

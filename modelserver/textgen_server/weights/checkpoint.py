@@ -42,12 +42,16 @@ class Checkpoint:
         """Size of all tensors together, as stored."""
         return sum(entry.num_bytes for entry in self._entries.values())
 
+    def stored_bytes(self, name: str) -> int:
+        """Size of tensor `name` in the files. Raises CheckpointError when there is none."""
+        return self._entry(name).num_bytes
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of tensor `name`. Raises CheckpointError when there is none."""
-        return tuple(self.tensor(name).shape)
+        return self._entry(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
         """Stored type of tensor `name`. Raises CheckpointError when there is none."""
@@ -58,15 +62,18 @@ class Checkpoint:
 
         Raises CheckpointError when there is none.
         """
-        if name not in self._entries:
-            files = ", ".join(sorted(self._files))
-            raise CheckpointError(f"{self._folder} has no tensor {name} (looked in {files})")
-        file = self._entries[name].file
+        file = self._entry(name).file
         try:
             tensor: torch.Tensor = self._files[file].get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(f"{self._folder / file}: cannot read {name}: {error}") from error
         return tensor
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self._entries:
+            files = ", ".join(sorted(self._files))
+            raise CheckpointError(f"{self._folder} has no tensor {name} (looked in {files})")
+        return self._entries[name]
 
     def slice(self, name: str, dim: int, start: int, length: int) -> torch.Tensor:
         """Elements `start` to `start + length` of tensor `name` along `dim`, a view like `tensor`'s.
