@@ -45,7 +45,9 @@ def test_it_fetches_what_the_servers_environment_names_and_is_cheap_to_repeat(tm
     assert progress[-1].keys() == {
         "stage", "what", "done_bytes", "total_bytes", "bytes_per_second", "seconds_left",
     }  # fmt: skip
-    assert {line["stage"] for line in progress} == {"downloading"}
+    (located,) = [line for line in progress if line["stage"] == "located"]
+    assert (located["what"], located["revision"], located["total_bytes"]) == ("org/model", COMMIT, len(WEIGHTS))
+    assert {line["stage"] for line in progress} == {"downloading", "located"}
 
 
 def test_a_bucket_of_s3_is_fetched_once(tmp_path: Path) -> None:
