@@ -24,8 +24,12 @@ class Entry:
 
     def load(self) -> Any:
         """Import the module and return the attribute. Raises ImportError when an optional library is absent."""
-        module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return _load(self.target)
+
+
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,30 @@ class AttentionBackend(Entry):
 
 @dataclass(frozen=True)
 class QuantizationMethod(Entry):
-    """A way to hold and apply the weights of linear layers.
+    """A way to hold and apply the weights of linear layers. Its `target` quantizes a checkpoint in full precision as it
+    loads (quantization.base.Quantization); "" where there are only checkpoints that are quantized already.
 
     Attributes:
+        packing: reads such checkpoints, as "module:Class" of a quantization.unpacked.Packing, made by its
+            `from_config`; "" where there are none.
+        checkpoints: values of `quant_method` in the quantization_config of such checkpoints.
         extra: the optional dependency of this distribution that brings the library it needs.
-        stored: weights are quantized in the checkpoint, whose quantization_config says so; `target` is a
-            quantization.grouped.Packing then, made by its `from_config`.
         bits: what a number takes once it is quantized as it loads, with its share of scales; 0 where checkpoints say.
     """
 
+    packing: str = ""
+    checkpoints: tuple[str, ...] = ()
     extra: str = ""
-    stored: bool = False
     bits: float = 0
+
+    @property
+    def stored(self) -> bool:
+        """Does the method need checkpoints that are quantized already?"""
+        return not self.target
+
+    def load_packing(self) -> Any:
+        """As `load`, what reads checkpoints that are quantized already."""
+        return _load(self.packing)
 
 
 _GPT2_FIELDS = {
@@ -227,10 +243,37 @@ QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
         "textgen_server.quantization.bitsandbytes:Float4", "4-bit float, as they load", extra="bitsandbytes", bits=4.5
     ),
     "gptq": QuantizationMethod(
-        "textgen_server.quantization.gptq:Gptq", "checkpoints of AutoGPTQ and GPTQModel", stored=True
+        "",
+        "checkpoints of AutoGPTQ and GPTQModel",
+        packing="textgen_server.quantization.gptq:Gptq",
+        checkpoints=("gptq",),
     ),
-    "awq": QuantizationMethod("textgen_server.quantization.awq:Awq", "checkpoints of AutoAWQ", stored=True),
+    "awq": QuantizationMethod(
+        "", "checkpoints of AutoAWQ", packing="textgen_server.quantization.awq:Awq", checkpoints=("awq",)
+    ),
+    "fp8": QuantizationMethod(
+        "textgen_server.quantization.as_it_loads:Float8",
+        "8-bit floats, activations too, as the weights load or in the checkpoint",
+        packing="textgen_server.quantization.float8:Float8Checkpoint",
+        checkpoints=("fp8", "fbgemm_fp8"),
+        bits=8,
+    ),
+    "compressed-tensors": QuantizationMethod(
+        "",
+        "checkpoints of LLM Compressor: W8A8 in int8 and float8, W4A16, W8A16",
+        packing="textgen_server.quantization.compressed_tensors:CompressedTensors",
+        checkpoints=("compressed-tensors",),
+    ),
+    "eetq": QuantizationMethod(
+        "textgen_server.quantization.as_it_loads:Int8Weights", "8-bit weights, as they load", bits=8
+    ),
 }
+
+REFUSED_METHODS: Mapping[str, str] = {
+    "exl2": "checkpoints of ExLlamaV2, which cannot be read; serve one in gptq or awq",
+    "marlin": "checkpoints in Marlin's own layout, which cannot be read; serve one in gptq, for which no flag is needed",
+}
+"""What TGI calls other methods, and what to do instead."""
 
 ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {
     "flash": AttentionBackend(
@@ -244,6 +287,11 @@ ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {
         "our Triton kernels: split-KV decode, chunked prefill",
         devices=("cuda",),
         requires=("triton",),
+    ),
+    "native": AttentionBackend(
+        "textgen_server.attention.native:NativeAttention",
+        "our C++ kernels for the CPU, over blocks where they lie, in float32",
+        devices=("cpu",),
     ),
     "cpu": AttentionBackend(
         "textgen_server.attention.cpu:CpuAttention", "torch operators over gathered blocks", devices=("cpu",)

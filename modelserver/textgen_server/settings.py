@@ -294,6 +294,8 @@ class ServerOptions(BaseModel):
     @field_validator("quantize")
     @classmethod
     def _known_method(cls, value: str | None) -> str | None:
+        if value is not None and value in registry.REFUSED_METHODS:
+            raise ValueError(f"{value!r} means {registry.REFUSED_METHODS[value]}")
         return _one_of(value, registry.QUANTIZATION_METHODS, "quantization method")
 
     @field_validator("attention_backend")

@@ -35,7 +35,7 @@ class Awq:
     group_size: int
 
     bits = 4
-    mark = "qweight"
+    marks = ("qweight",)
     suffixes = ("qweight", "qzeros", "scales")
 
     @classmethod

@@ -40,7 +40,7 @@ class Gptq:
     group_size: int
     zeros_less_one: bool
 
-    mark = "qweight"
+    marks = ("qweight",)
     suffixes = ("qweight", "qzeros", "scales", "g_idx")
 
     @classmethod

@@ -4,7 +4,6 @@ Chosen by runner/quantization.py. Needs Triton.
 """
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 import triton
@@ -13,13 +12,11 @@ from torch import Tensor, nn
 from textgen_server.quantization import grouped_kernels as kernels
 from textgen_server.quantization.grouped import Grouped, joined
 from textgen_server.quantization.packing import pack
+from textgen_server.quantization.splits import split
 
 # Up to that many rows the product dequantizes tiles as it goes; beyond, writing out the matrix once costs less.
 FEW_ROWS = 32
 _INPUTS, _OUTPUTS = 64, 64
-_MAX_SPLITS = 16
-# Programs for each of the device's multiprocessors, from which on further splits bring nothing.
-_WAVES = 2
 
 
 def grouped_layers(blocks: Sequence[Grouped], device: torch.device, dtype: torch.dtype) -> list[nn.Module]:
@@ -71,9 +68,7 @@ class GroupedLinear(nn.Module):
 
     def _multiplied(self, x: Tensor) -> Tensor:
         tiles, columns = triton.cdiv(self.size, _INPUTS), triton.cdiv(self.out, _OUTPUTS)
-        wanted = _WAVES * _processors(x.device) // columns
-        steps = triton.cdiv(tiles, max(1, min(tiles, wanted, _MAX_SPLITS)))
-        splits = triton.cdiv(tiles, steps)
+        steps, splits = split(tiles, columns, x.device)
         partial = torch.empty(splits, len(x), self.out, dtype=torch.float32, device=x.device)
         kernels.multiply[(columns, splits)](
             x,
@@ -93,12 +88,3 @@ class GroupedLinear(nn.Module):
             STEPS=steps,
         )
         return (partial[0] if splits == 1 else partial.sum(0)).to(x.dtype)
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    """Multiprocessors of the device; in Triton's interpreter, which has none, a number that leads to splits."""
-    if device.type != "cuda":
-        return 32
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count

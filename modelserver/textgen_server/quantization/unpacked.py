@@ -28,8 +28,8 @@ class Packing(Protocol):
     """How a method stores the matrices of linear layers. `prefix` is what the names of a layer's tensors begin with."""
 
     @property
-    def mark(self) -> str:
-        """Ending of the tensor that says that a layer is packed."""
+    def marks(self) -> tuple[str, ...]:
+        """Endings of the tensors of which each layer that is packed has one."""
         ...
 
     @property
@@ -77,8 +77,9 @@ class Unpacked(Checkpoint):
 
     @cached_property
     def _prefixes(self) -> frozenset[str]:
-        mark = f".{self.packing.mark}"
-        return frozenset(name.removesuffix(mark) for name in self.stored.names if name.endswith(mark))
+        marks = [f".{mark}" for mark in self.packing.marks]
+        names = self.stored.names
+        return frozenset(name.removesuffix(mark) for mark in marks for name in names if name.endswith(mark))
 
     @property
     def names(self) -> frozenset[str]:
@@ -126,9 +127,17 @@ class Unpacked(Checkpoint):
         """As Checkpoint.shape."""
         prefix = self.prefix(name)
         if prefix is None:
+            self._check_plain(name)
             return self.stored.shape(name)
         shape = self.packing.shape(self.stored, prefix)
         return shape[::-1] if self.transposed else shape
+
+    def _check_plain(self, name: str) -> None:
+        """Codes without scales would be read as if they were the weights."""
+        if self.stored.dtype(name).itemsize == 1:
+            raise CheckpointError(
+                f"{name} holds {self.stored.dtype(name)} without a scale beside it: the checkpoint is damaged"
+            )
 
     def dtype(self, name: str) -> torch.dtype:
         """As Checkpoint.dtype."""

@@ -7,20 +7,23 @@ from typing import Any
 
 import torch
 
-from textgen_server import registry
 from textgen_server.errors import CheckpointError, StartupError
 from textgen_server.layers.linear import FullPrecision
 from textgen_server.models.config import ModelConfig, section
 from textgen_server.quantization.base import Quantization
 from textgen_server.quantization.grouped import Grouped
-from textgen_server.quantization.keep_packed import KeepPacked
-from textgen_server.quantization.unpacked import Packing, Unpacked
+from textgen_server.quantization.keep_packed import Holder, KeepPacked
+from textgen_server.quantization.scaled import Scaled
+from textgen_server.quantization.scaled_linear import scaled_layers
+from textgen_server.quantization.unpacked import Block, Packing, Unpacked
+from textgen_server.registry import QUANTIZATION_METHODS as METHODS
 from textgen_server.settings import ServerOptions
 from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.config_files import read_json
 
 # Where AutoGPTQ and AutoAWQ have put what config.json does not say, and the method that such a file is about.
 _OLDER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+_OLDER_MARKS = ("qweight",)
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,16 @@ def open_weights(
 
 
 def _as_stored(device: torch.device, merged: bool) -> Quantization:
-    """On the CPU, memory is cheap and dequantizing at every step is not."""
-    if device.type == "cpu" or merged or importlib.util.find_spec("triton") is None:
+    """Weights of 8 bits stay so. Groups do on GPUs; on the CPU, memory is cheap and dequantizing them at every step is
+    not."""
+    if merged:
         return FullPrecision()
-    from textgen_server.quantization.grouped_linear import grouped_layers  # needs Triton
+    holders: dict[type[Block], Holder] = {Scaled: scaled_layers}
+    if device.type != "cpu" and importlib.util.find_spec("triton") is not None:
+        from textgen_server.quantization.grouped_linear import grouped_layers  # needs Triton
 
-    return KeepPacked(FullPrecision(), {Grouped: grouped_layers})
+        holders[Grouped] = grouped_layers
+    return KeepPacked(FullPrecision(), holders)
 
 
 def _packing(
@@ -73,30 +80,32 @@ def _packing(
     """The stored method's name, and how it packs; None where the checkpoint is in full precision."""
     fields, where, method = _stored_config(folder, config, checkpoint)
     if not fields:
-        if options.quantize and registry.QUANTIZATION_METHODS[options.quantize].stored:
+        if options.quantize and METHODS[options.quantize].stored:
             raise StartupError(
                 f"--quantize {options.quantize} needs a checkpoint that {options.quantize} has quantized, and "
                 f"{folder / 'config.json'} has no quantization_config; choose --quantize bitsandbytes-nf4 to quantize "
                 "this one as it loads"
             )
         return None
-    entry = registry.QUANTIZATION_METHODS.get(method)
-    if entry is None or not entry.stored:
+    name = next((name for name, entry in METHODS.items() if method in entry.checkpoints), None)
+    if name is None:
         raise CheckpointError(
             f"{where}: weights quantized by {method!r} cannot be read; "
             "serve a checkpoint in full precision, with --quantize to quantize it as it loads"
         )
-    if not _is_packed(checkpoint):
-        raise CheckpointError(
-            f"{where} says that {method} has quantized the weights, and no tensor is called *.qweight: remove "
-            "quantization_config if they are in full precision"
-        )
-    if options.quantize not in (None, method):
+    if options.quantize not in (None, name):
         raise StartupError(
             f"--quantize {options.quantize} does not fit the checkpoint, whose weights {method} has quantized "
             f"({where}); leave the flag out"
         )
-    return method, entry.load().from_config(fields, where)
+    packing: Packing = METHODS[name].load_packing().from_config(fields, where)
+    if not _has_any(checkpoint, packing.marks):
+        raise CheckpointError(
+            f"{where} says that {method} has quantized the weights, and no tensor is called "
+            f"{' or '.join(f'*.{mark}' for mark in packing.marks)}: remove quantization_config if they are in full "
+            "precision"
+        )
+    return name, packing
 
 
 def _stored_config(folder: Path, config: ModelConfig, checkpoint: Checkpoint) -> tuple[dict[str, Any], str, str]:
@@ -104,21 +113,21 @@ def _stored_config(folder: Path, config: ModelConfig, checkpoint: Checkpoint) ->
     fields = section(config.raw, "quantization_config")
     if fields:
         return fields, "config.json: quantization_config", str(fields.get("quant_method"))
-    if _is_packed(checkpoint):
+    if _has_any(checkpoint, _OLDER_MARKS):
         for file, method in _OLDER_FILES.items():
             if fields := read_json(folder, file) or {}:
                 return fields, file, str(fields.get("quant_method") or method)
     return {}, "", ""
 
 
-def _is_packed(checkpoint: Checkpoint) -> bool:
-    return any(name.endswith(".qweight") for name in checkpoint.names)
+def _has_any(checkpoint: Checkpoint, suffixes: tuple[str, ...]) -> bool:
+    return any(name.endswith(tuple(f".{suffix}" for suffix in suffixes)) for name in checkpoint.names)
 
 
 def _as_it_loads(options: ServerOptions) -> Quantization:
     if options.quantize is None:
         return FullPrecision()
-    entry = registry.QUANTIZATION_METHODS[options.quantize]
+    entry = METHODS[options.quantize]
     try:
         method: Quantization = entry.load()()
     except ImportError as error:

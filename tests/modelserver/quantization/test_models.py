@@ -17,18 +17,20 @@ from textgen_server.runner.runner import Runner
 from textgen_server.settings import ServerOptions, parse
 from textgen_server.weights.loader import Loader
 
-CASES = {family: next(iter(shapes.values())) for family, shapes in SHAPES.items()} | {
+ALL_CASES = {family: next(iter(shapes.values())) for family, shapes in SHAPES.items()} | {
     "llama with biases": SHAPES["llama"]["multi-query, own head_dim, biases"]
 }
 TOKENS = torch.randint(3, 131, (41,), generator=torch.Generator().manual_seed(1)).tolist()
 # A linear layer's tolerances (quantization_cases.py) grow over three layers of attention and MLP.
-TOLERANCE = {"bitsandbytes": 0.04, "bitsandbytes-nf4": 0.02, "bitsandbytes-fp4": 0.02}
+TOLERANCE = {"bitsandbytes": 0.04, "bitsandbytes-nf4": 0.02, "bitsandbytes-fp4": 0.02, "fp8": 0.1, "eetq": 1e-4}
+# All families for one library's three methods; for those that share their code, families of every kind of layer.
+EVERY_KIND = ("llama with biases", "falcon", "gpt2", "mixtral", "t5")
+CASES = [(method, case) for method in METHODS for case in ALL_CASES if "bitsandbytes" in method or case in EVERY_KIND]
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "case"), CASES)
 def test_logits_are_those_of_the_model_with_dequantized_weights(method, case, tmp_path):
-    original, dequantized = save_twins(method, CASES[case], tmp_path)
+    original, dequantized = save_twins(method, ALL_CASES[case], tmp_path)
     expected = logits(make_runner(dequantized, block_size=8), TOKENS)
     runner = make_runner(original, block_size=8, quantize=method)
     assert distance(logits(runner, TOKENS), expected) < TOLERANCE[method]
@@ -37,7 +39,7 @@ def test_logits_are_those_of_the_model_with_dequantized_weights(method, case, tm
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompt_gets_the_same_text_alone_and_in_a_batch(method, tmp_path):
-    runner = make_runner(save_checkpoint(CASES["llama"], tmp_path), block_size=8, quantize=method)
+    runner = make_runner(save_checkpoint(ALL_CASES["llama"], tmp_path), block_size=8, quantize=method)
     prompts = [TOKENS[:n] for n in (1, 9, 30)]
     assert generate(runner, prompts, 12) == [generate(runner, [prompt], 12)[0] for prompt in prompts]
 
@@ -76,6 +78,8 @@ SHARED = [
     ("bitsandbytes-nf4", PARTS_OF_BLOCKS, 0.35),
     ("bitsandbytes-fp4", WHOLE_BLOCKS, 0.02),
     ("bitsandbytes-fp4", PARTS_OF_BLOCKS, 0.35),
+    ("fp8", PARTS_OF_BLOCKS, 0.15),
+    ("eetq", PARTS_OF_BLOCKS, 0.03),
 ]
 
 
@@ -89,11 +93,11 @@ def test_two_ranks_compute_what_one_computes(method, shape, limit, tmp_path):
     assert distance(first, alone) < limit
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if "bitsandbytes" in method])
 def test_without_the_library_the_sentence_says_what_to_install(method, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.delitem(sys.modules, "textgen_server.quantization.bitsandbytes", raising=False)
-    folder = save_checkpoint(CASES["llama"], tmp_path)
+    folder = save_checkpoint(ALL_CASES["llama"], tmp_path)
     with pytest.raises(StartupError, match=rf"--quantize {method} .*pip install 'textgen\[bitsandbytes\]'$"):
         make_runner(folder, quantize=method)
 
@@ -101,3 +105,9 @@ def test_without_the_library_the_sentence_says_what_to_install(method, tmp_path,
 def test_an_unknown_method_is_refused_with_the_known_ones():
     with pytest.raises(StartupError, match=r"--quantize: unknown quantization method 'nf5'; available: .*bitsandbytes"):
         parse(["--quantize", "nf5"])
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("exl2", "serve one in gptq or awq"), ("marlin", "serve one in gptq")])
+def test_what_cannot_be_read_of_tgis_methods_is_refused_with_a_remedy(name, remedy):
+    with pytest.raises(StartupError, match=rf"--quantize: '{name}' means checkpoints .* cannot be read; {remedy}"):
+        parse(["--quantize", name])

@@ -1,4 +1,4 @@
-"""Layers in bitsandbytes' three methods against the weights that they stand for, on the CPU."""
+"""Layers in the methods that quantize a checkpoint as it loads against the weights that they stand for, on the CPU."""
 
 import gc
 
@@ -10,10 +10,12 @@ from quantization_cases import (
     TOLERANCE,
     dequantized,
     distance,
+    float8,
     make_layer,
     random_matrix,
 )
 
+from textgen_server.registry import QUANTIZATION_METHODS
 from textgen_server.weights.loader import Part
 
 
@@ -75,8 +77,16 @@ def test_rows_of_zeros_give_the_bias(tmp_path):
         torch.testing.assert_close(layer(torch.ones(2, 64)), bias.expand(2, -1))
 
 
-@pytest.mark.parametrize(("method", "bytes_per_weight"), [(METHODS[0], 1.0), *((m, 0.5 + 4 / 64) for m in METHODS[1:])])
-def test_a_layer_holds_its_quantized_weights_and_nothing_else(method, bytes_per_weight, tmp_path):
+def test_fp8_rounds_activations_by_rows_and_computes_exactly(tmp_path):
+    weight, x = random_matrix(48, 100, 0), random_matrix(5, 100, 1) * torch.tensor([[1e-6], [1], [20], [3e4], [0]])
+    torch.testing.assert_close(
+        make_layer("fp8", [weight], None, tmp_path)(x), float8(x) @ float8(weight).t(), rtol=1e-5, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_holds_its_quantized_weights_and_nothing_else(method, tmp_path):
+    bytes_per_weight = QUANTIZATION_METHODS[method].bits / 8
     weight = random_matrix(1024, 512, 0)
     before = all_tensors()
     layer = make_layer(method, [weight], None, tmp_path)

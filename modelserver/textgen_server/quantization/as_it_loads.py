@@ -1,0 +1,39 @@
+"""Methods of 8 bits that quantize a checkpoint in full precision, one layer at a time, on the device. Named by
+registry.py."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from textgen_server.quantization.keep_packed import SideBySide
+from textgen_server.quantization.scaled import Rounding, Scaled, rounded
+from textgen_server.quantization.scaled_linear import scaled_layer
+from textgen_server.weights.loader import Loader, Part
+
+
+class _ByRows:
+    """Each row of a matrix is rounded to codes of type `dtype` by its own largest value."""
+
+    dtype: torch.dtype
+    rounding: Rounding | None
+
+    def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
+        """See quantization.base.Quantization."""
+        codes, scales = rounded(loader.tensor(parts), self.dtype)
+        block = Scaled(codes, scales, codes.shape[1], 0, self.rounding)
+        return SideBySide([scaled_layer(block, codes.device)], bias)
+
+
+class Float8(_ByRows):
+    """Weights and activations in float8_e4m3fn, each row with a scale of its own (W8A8, dynamic)."""
+
+    dtype = torch.float8_e4m3fn
+    rounding = Rounding()
+
+
+class Int8Weights(_ByRows):
+    """Weights in int8, activations as they are: what EETQ does."""
+
+    dtype = torch.int8
+    rounding = None
