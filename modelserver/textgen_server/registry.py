@@ -229,6 +229,13 @@ FAMILIES: Mapping[str, Family] = {
     ),
 }
 
+FOREIGN = Family(
+    "textgen_server.models.foreign:ForeignForCausalLM",
+    "any other causal model, by the code of transformers, on one shard",
+    mlp_ratio=4,
+)
+"""Serves the model types that no other family does."""
+
 QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
     "bitsandbytes": QuantizationMethod(
         "textgen_server.quantization.bitsandbytes:Int8", "LLM.int8 as the weights load", extra="bitsandbytes", bits=8
@@ -304,6 +311,6 @@ ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {
 }
 
 
-def family_of(model_type: str) -> Family | None:
-    """The family that serves config.json's `model_type`, or None when there is none."""
-    return next((family for family in FAMILIES.values() if model_type in family.model_types), None)
+def family_of(model_type: str) -> Family:
+    """The family that serves config.json's `model_type`."""
+    return next((family for family in FAMILIES.values() if model_type in family.model_types), FOREIGN)

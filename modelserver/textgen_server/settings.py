@@ -64,6 +64,10 @@ class ServerOptions(BaseModel):
     quantize: str | None = None
     """Quantization method. Default: what the checkpoint's own config says, else none."""
 
+    trust_remote_code: bool = False
+    """Run code that comes with a model (`auto_map` in its config.json), where neither this server nor transformers
+    knows the model."""
+
     served_model_name: str | None = None
     """The name that /info and /v1/models show. Default: `model_id`."""
 
@@ -199,9 +203,6 @@ class ServerOptions(BaseModel):
     """Accepted for TGI's command lines; without effect, as `waiting_served_ratio`."""
 
     # --- TGI's, without effect here ---------------------------------------------------------------------------------
-    trust_remote_code: bool = False
-    """Accepted for TGI's command lines; without effect, because code of a model's repository is never run."""
-
     prometheus_port: int | None = Field(default=None, ge=1, le=65535)
     """Accepted for TGI's command lines; without effect, as there: /metrics is on `port`."""
 

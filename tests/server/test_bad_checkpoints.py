@@ -101,7 +101,7 @@ BEFORE_TORCH: dict[str, tuple[Callable[[Path], None], str]] = {
     "a broken config": (write("config.json", "{oops"), "config.json is not valid JSON"),
     "a config that is a list": (write("config.json", "[]"), "config.json must hold a JSON object, not list"),
     "a config without a family": (write("config.json", "{}"), "config.json lacks the field 'model_type'"),
-    "an unknown architecture": (set_config(model_type="mamba"), "model_type 'mamba' is not supported; supported: "),
+    "an unknown architecture": (set_config(model_type="nobodys"), "model_type 'nobodys' is not supported; supported: "),
     "empty weights": (write(WEIGHTS, ""), f"{WEIGHTS} is damaged or truncated (0 bytes): it is empty"),
     "truncated weights": (cut(WEIGHTS, -9), "bytes of tensors, and its header says"),
     "a truncated header": (cut(WEIGHTS, 100), "is damaged or truncated (100 bytes): its header is not whole"),

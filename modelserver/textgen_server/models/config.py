@@ -10,6 +10,7 @@ from textgen_server import registry
 from textgen_server.errors import CheckpointError
 from textgen_server.layers.activation import Activation, activation
 from textgen_server.layers.rotary import RopeConfig
+from textgen_server.models.foreign_config import ForeignConfig, read_foreign_config
 from textgen_server.weights.config_files import read_json
 from textgen_server.weights.inspection import family_in
 
@@ -35,6 +36,7 @@ class ModelConfig:
     tied_embeddings: bool
     stored_dtype: str
     raw: dict[str, Any]
+    foreign: ForeignConfig | None = None
 
     @property
     def decoder_start_token(self) -> int | None:
@@ -106,8 +108,8 @@ class ModelConfig:
         return [window if kind == sliding else None for kind in types]
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read a model folder's config.json.
+def read_config(folder: Path, trust_remote_code: bool = False) -> ModelConfig:
+    """Read a model folder's config.json. `trust_remote_code` lets the folder's own code run, where there is no other.
 
     Raises:
         CheckpointError: the file is absent or no JSON, its family is not served, or a field is missing or wrong.
@@ -116,10 +118,13 @@ def read_config(folder: Path) -> ModelConfig:
     if raw is None:
         raise CheckpointError(f"{folder} has no config.json, so it is not a model folder")
     family = family_in(raw)  # first: other families name their fields differently
+    foreign = read_foreign_config(folder, raw, trust_remote_code) if family is registry.FOREIGN else None
     raw |= section(raw, "text_config")  # of a model that also sees
     raw |= {
         ours: raw.get(theirs) for ours, theirs in family.fields.items() if not theirs or raw.get(theirs) is not None
     }
+    if foreign is not None:
+        raw |= foreign.fields
     raw = {**family.defaults, **raw}
     heads, kv_heads, head_dim = _heads(raw)
     return ModelConfig(
@@ -138,6 +143,7 @@ def read_config(folder: Path) -> ModelConfig:
         tied_embeddings=flag(raw, "tie_word_embeddings", False),
         stored_dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         raw=raw,
+        foreign=foreign,
     )
 
 

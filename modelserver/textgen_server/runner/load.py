@@ -83,7 +83,7 @@ def load_model(
         OutOfMemory: the weights do not fit on the device.
     """
     started = time.monotonic()
-    config = read_config(folder)
+    config = read_config(folder, options.trust_remote_code)
     dtype = choose_dtype(options, device)
     attention = choose(config.family.attention or options.attention_backend, device.type, dtype, config.head_dim)
     weights = open_weights(options, folder, config, device, merge is not None)

@@ -14,8 +14,9 @@ from textgen_server.errors import OutOfMemory, StartupError
 from textgen_server.layers.build import Builder
 from textgen_server.layers.linear import FullPrecision, Linear
 from textgen_server.layers.partition import TooManyRanks
-from textgen_server.models.base import CausalModel
+from textgen_server.models.base import CacheSpec, CausalModel
 from textgen_server.models.config import ModelConfig
+from textgen_server.models.foreign_weights import count_numbers
 from textgen_server.parallel import Group
 from textgen_server.runner.quantization import Weights
 from textgen_server.runner.room import device_name, free_bytes
@@ -57,6 +58,8 @@ def survey(
         CheckpointError: checkpoint and config.json are not of one model.
         StartupError: the model cannot be cut into so many shards.
     """
+    if config.foreign is not None:
+        return _foreign(config, checkpoint, dtype)
     alone, outline = _build_empty(config, Survey(checkpoint, torch.device("meta"), dtype), attention, Group())
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     alone.check(config.hidden_size, {config.hidden_size, dim, heads * dim, kv_heads * dim})
@@ -64,6 +67,14 @@ def survey(
         unconnected = Group(group.rank, group.size)
         _, outline = _build_empty(config, Survey(checkpoint, torch.device("meta"), dtype), attention, unconnected)
     return outline
+
+
+def _foreign(config: ModelConfig, checkpoint: Checkpoint, dtype: torch.dtype) -> Outline:
+    """Of a model that transformers builds, and whose tensors it finds and checks itself."""
+    linear, others = count_numbers(config)
+    cache = CacheSpec(config.num_layers, config.num_kv_heads, config.head_dim)
+    size = memory.ModelSize(linear, others, cache.numbers)
+    return Outline(checkpoint.num_bytes, others * dtype.itemsize, size)
 
 
 def _build_empty(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from textgen_server.errors import CheckpointError
-from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.loader import Loader, Part
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -45,7 +44,7 @@ class Survey(Loader):
             by_name.setdefault(part.name, []).append(part)
         for name, parts in by_name.items():
             self._check_tensor(name, parts, hidden_size, vector_sizes)
-        _check_leftovers(self.checkpoint, by_name)
+        check_leftovers(self.checkpoint.names, by_name)
 
     def _check_tensor(self, name: str, parts: list[Part], hidden_size: int, vector_sizes: Collection[int]) -> None:
         shape, dtype = self.checkpoint.shape(name), self.checkpoint.dtype(name)
@@ -76,10 +75,11 @@ def _length_covered(ranges: Iterable[tuple[int, int]]) -> int:
     return covered
 
 
-def _check_leftovers(checkpoint: Checkpoint, used: Collection[str]) -> None:
-    """Tensors of further layers or experts mean that config.json is another model's."""
+def check_leftovers(names: Iterable[str], used: Collection[str]) -> None:
+    """Raise CheckpointError where `names`, the checkpoint's, go on with layers or experts behind those that are `used`:
+    config.json is another model's then."""
     kinds = {_NUMBER.sub("*", name) for name in used}
-    left = sorted(name for name in checkpoint.names if name not in used and _NUMBER.sub("*", name) in kinds)
+    left = sorted(name for name in names if name not in used and _NUMBER.sub("*", name) in kinds)
     if left:
         raise CheckpointError(
             f"{left[0]} and {len(left) - 1} more tensors are of layers that config.json does not count: it is another "
