@@ -11,7 +11,7 @@ import aiohttp.web
 import kmock
 from kmock import Request
 
-from textgen_operator.kinds import Kind, Manifest
+from textgen_operator.kinds import LEASES, Kind, Manifest
 
 APPLY = "application/apply-patch+yaml"
 _KEYS = ("name", "mountPath", "containerPort", "port", "protocol", "type", "uid", "topologyKey", "whenUnsatisfiable")
@@ -30,6 +30,12 @@ class ApplyEmulator(kmock.KubernetesEmulator):
             if key not in self.objects or self.objects[key].deleted:
                 self.objects[key] = {"metadata": {"uid": f"uid-{next(self._numbers)}", "generation": 0}}
             self._note_owner(self.objects[key], request)
+        if request.method.value == "POST" and request.resource and request.resource.plural == LEASES.plural:
+            # Who makes one goes on with what came back.
+            made = json.loads(request.body)
+            made["metadata"] = {"resourceVersion": str(next(self._numbers)), **made["metadata"]}
+            self.objects[request.resource, request.namespace, made["metadata"]["name"]] = made
+            return aiohttp.web.json_response(made, status=201)
         return await super()._handle(request)
 
     def _note_owner(self, stored: Any, request: Request) -> None:

@@ -65,9 +65,10 @@ def custom_resource() -> Files:
 
 
 def permissions() -> Files:
-    """kinds.py -> the rules of the operator's role in the chart."""
+    """kinds.py -> the rules of the operator's roles in the chart."""
     head = "# Generated from operator/textgen_operator/kinds.py by `make generate`. Do not edit.\n"
-    return {CHART_FILES / "permissions.yaml": head + yamlfile.dump([{"rules": list(kinds.PERMISSIONS)}])}
+    files = {"permissions.yaml": kinds.PERMISSIONS, "lease-permissions.yaml": kinds.LEASE_PERMISSIONS}
+    return {CHART_FILES / name: head + yamlfile.dump([{"rules": list(rules)}]) for name, rules in files.items()}
 
 
 def api_description() -> Files:

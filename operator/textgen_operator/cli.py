@@ -41,6 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--liveness-port", type=int, default=0, metavar="PORT", help="answer GET /healthz (default: not)"
     )
+    serve.add_argument(
+        "--lease-name", default="textgen-operator", metavar="NAME", help="for which operators compete: one works"
+    )
+    serve.add_argument(
+        "--lease-seconds", type=int, default=30, metavar="S", help="until a killed leader is replaced (default: 30)"
+    )
     serve.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     serve.add_argument("--log-format", default="text", choices=["text", "json"])
     _add_image(serve)
@@ -73,19 +79,22 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
 def _serve(arguments: argparse.Namespace) -> int:
     import kopf
 
-    from textgen_operator.controller import Options, serve
+    from textgen_operator.controller import Options
+    from textgen_operator.serve import serve
 
     kopf.configure(log_format=kopf.LogFormat.JSON if arguments.log_format == "json" else kopf.LogFormat.FULL)
     logging.getLogger().setLevel(arguments.log_level.upper())
     if arguments.log_level != "debug":
-        # A line for each event of each service, and for each probe, says nothing that our own lines do not.
-        for name in ("kopf.objects", "kopf.activities.probe", "aiohttp.access"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        # A line for each event of each service says nothing that our own lines do not.
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     options = Options(
         namespaces=tuple(arguments.namespace),
         defaults=Defaults(image=arguments.server_image),
         workers=arguments.workers,
         liveness_port=arguments.liveness_port,
+        lease_name=arguments.lease_name,
+        lease_seconds=arguments.lease_seconds,
+        identity=os.environ.get("POD_NAME", ""),
     )
     try:
         asyncio.run(serve(options))

@@ -63,7 +63,7 @@ def kube(plane: ControlPlane) -> Iterator[Kube]:
 
 @pytest.fixture(scope="session")
 def _operator(plane: ControlPlane, kube: Kube, request: pytest.FixtureRequest) -> Iterator[Operator]:
-    operator = Operator(plane.kubeconfig("operator", kube.token(SYSTEM, RELEASE)))
+    operator = Operator(plane.kubeconfig("operator", kube.token(SYSTEM, RELEASE), SYSTEM))
     yield operator
     if operator.running:
         operator.stop()

@@ -5,9 +5,11 @@ conftest.py. The API server writes an audit log of the operators' requests, whic
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -115,7 +117,8 @@ class AuditLog:
         return [_request(json.loads(entry)) for entry in entries]
 
     def writes_since(self, mark: int) -> list[Request]:
-        return [request for request in self.since(mark) if request.is_write]
+        """The writes, but for those that keep the operator's Lease."""
+        return [request for request in self.since(mark) if request.is_write and request.resource != "leases"]
 
 
 def _request(event: dict[str, Any]) -> Request:
@@ -138,6 +141,7 @@ class ControlPlane:
     url: str
     folder: Path
     audit: AuditLog
+    process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def certificate(self) -> Path:
@@ -152,9 +156,20 @@ class ControlPlane:
             timeout=30,
         )
 
-    def kubeconfig(self, name: str, token: str = ADMIN_TOKEN) -> Path:
+    def kubeconfig(self, name: str, token: str = ADMIN_TOKEN, namespace: str = "default") -> Path:
         """Write a kubeconfig of a user and return its path."""
-        return _write_kubeconfig(self.folder / f"{name}.kubeconfig", self.url, self.certificate, token)
+        path = self.folder / f"{name}.kubeconfig"
+        return _write_kubeconfig(path, self.url, self.certificate, token, namespace)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The API server answers nobody inside."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
 
 def find_binaries() -> Path:
@@ -232,8 +247,8 @@ def _apiserver(binaries: Path, folder: Path, etcd: str) -> Iterator[ControlPlane
         f"--audit-policy-file={folder / 'audit.yaml'}",
         f"--audit-log-path={folder / 'audit.log'}",
     ]
-    with _running(command, folder, ready=lambda: _answers_ok(plane)):
-        yield plane
+    with _running(command, folder, ready=lambda: _answers_ok(plane)) as process:
+        yield dataclasses.replace(plane, process=process)
 
 
 def _answers_ok(plane: ControlPlane) -> bool:
@@ -273,14 +288,14 @@ def controller_manager(binaries: Path, plane: ControlPlane) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _running(command: list[Any], folder: Path, ready: Callable[[], bool]) -> Iterator[None]:
+def _running(command: list[Any], folder: Path, ready: Callable[[], bool]) -> "Iterator[subprocess.Popen[bytes]]":
     """The process of `command`, from its readiness to the end of the block."""
     log = folder / f"{Path(command[0]).name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         _await_ready(process, log, ready)
-        yield
+        yield process
     finally:
         stop(process, STOP_SECONDS)
 
@@ -313,13 +328,13 @@ def _service_account_key(folder: Path) -> Path:
     return key
 
 
-def _write_kubeconfig(path: Path, url: str, certificate: Path, token: str) -> Path:
+def _write_kubeconfig(path: Path, url: str, certificate: Path, token: str, namespace: str) -> Path:
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "test", "cluster": {"server": url, "certificate-authority": str(certificate)}}],
         "users": [{"name": "user", "user": {"token": token}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user", "namespace": namespace}}],
         "current-context": "test",
     }
     path.write_text(yaml.safe_dump(config))

@@ -1,6 +1,7 @@
 """The operator as it runs in a cluster: the real program, with the rights of its service account and no more."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,9 +24,19 @@ SERVER_IMAGE = "registry.test/textgen-server:test"
 class Operator:
     """`textgen-operator serve`, started and ended at will."""
 
-    def __init__(self, kubeconfig: Path, *, namespaces: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        *,
+        namespaces: tuple[str, ...] = (),
+        release: str = RELEASE,
+        pod: str = "operator-0",
+        lease_seconds: int = 30,
+    ) -> None:
         self._kubeconfig = kubeconfig
         self._namespaces = namespaces
+        self._lease = [f"--lease-name={release}", f"--lease-seconds={lease_seconds}"]
+        self._pod = pod
         self._log = kubeconfig.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,10 +53,12 @@ class Operator:
             f"--server-image={SERVER_IMAGE}",
             f"--liveness-port={port}",
             "--log-level=debug",
+            *self._lease,
         ]
         command += [f"--namespace={namespace}" for namespace in self._namespaces]
         # As in its image: nothing of this machine's environment, and a home folder that cannot be written.
         environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": str(self._kubeconfig)}
+        environment["POD_NAME"] = self._pod
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
@@ -65,8 +78,25 @@ class Operator:
         self._process.kill()
         self._process.wait()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def await_in_log(self, words: str) -> None:
+        """Wait until it has said so."""
+        deadline = time.monotonic() + START_SECONDS
+        while words not in self.log():
+            assert self.running, f"the operator has ended:\n{self.log_tail()}"
+            assert time.monotonic() < deadline, f"the operator does not say {words!r}:\n{self.log_tail()}"
+            time.sleep(0.1)
+
+    def log(self) -> str:
+        """All that it has said."""
+        return self._log.read_text() if self._log.exists() else ""
+
     def log_tail(self) -> str:
-        return self._log.read_text()[-5000:]
+        return self.log()[-5000:]
 
 
 def _alive(port: int) -> bool:

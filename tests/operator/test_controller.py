@@ -1,6 +1,7 @@
 """The whole operator, kopf included, against an emulated API server."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -8,17 +9,18 @@ from typing import Any
 import aiohttp
 import kopf
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from kmock import KubernetesEmulator
 from kube_emulator import resource
 from operator_samples import custom_resource
 
 from textgen_operator import controller, informers
 from textgen_operator.client import Client, connection_info
-from textgen_operator.controller import Controller, Options, kopf_settings, serve
-from textgen_operator.handlers import STUCK_AFTER, seconds_behind
-from textgen_operator.kinds import PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.controller import Controller, Options
+from textgen_operator.health import STUCK_AFTER, app
+from textgen_operator.kinds import EVENTS, LEASES, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
 from textgen_operator.resource import API_VERSION
-from textgen_operator.workqueue import WorkQueue
+from textgen_operator.serve import EndlessBackoff, kopf_settings, serve
 
 NAMESPACE = "models"
 NAMESPACES = Kind("v1", "Namespace", "namespaces")
@@ -38,7 +40,7 @@ def cluster(kmock: KubernetesEmulator, monkeypatch: pytest.MonkeyPatch) -> Kuber
         "categories": [],
         "subresources": ["status"],
     }
-    for kind in (STATEFUL_SETS, SERVICES, PODS, NAMESPACES):
+    for kind in (STATEFUL_SETS, SERVICES, PODS, NAMESPACES, LEASES, EVENTS):
         kmock.resources[resource(kind)] = {"kind": kind.name, "namespaced": True, "verbs": ["list", "watch"]}
     kmock.objects[resource(SERVICES_OF_OURS), NAMESPACE, "chat"] = stored_service("chat")
     return kmock
@@ -171,13 +173,21 @@ async def test_a_fault_with_one_service_is_logged_and_the_next_is_served(
 
 
 async def test_being_stuck_is_not_being_alive() -> None:
-    now = 0.0
-    queue: WorkQueue[str] = WorkQueue(lambda: now)
-    queue.add("a")
-    assert await seconds_behind(memo=kopf.Memo(queue=queue)) == 0
-    now = STUCK_AFTER + 1
-    with pytest.raises(kopf.PermanentError, match="has waited for 301 s"):
-        await seconds_behind(memo=kopf.Memo(queue=queue))
+    behind = 0.0
+    async with TestClient(TestServer(app(lambda: behind))) as probe:
+        assert (await probe.get("/healthz")).status == 200
+        behind = STUCK_AFTER + 1
+        assert (await probe.get("/healthz")).status == 503
+
+
+def test_kopf_never_stops_trying_to_reach_the_api_server() -> None:
+    settings = kopf_settings()
+    assert isinstance(settings.networking.error_backoffs, EndlessBackoff)
+    waits = list(itertools.islice(settings.networking.error_backoffs, 1000))
+    assert all(0.5 <= seconds <= 15 for seconds in waits)
+    assert sum(waits) > 3600
+    # It would end the process long after kopf did, when the process may lead again.
+    assert settings.process.ultimate_exiting_timeout is None
 
 
 def test_kopf_writes_nothing_of_its_own() -> None:

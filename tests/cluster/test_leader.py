@@ -1,0 +1,89 @@
+"""Two operators and one leader, and an API server that is away."""
+
+import signal
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from cluster.control_plane import ControlPlane
+from cluster.kube import Kube, Namespace, eventually
+from cluster.operator_process import RELEASE, SYSTEM, Operator
+
+from textgen_operator.kinds import LEASES, STATEFUL_SETS
+
+LEASE_SECONDS = 6
+
+
+def operator_named(name: str, plane: ControlPlane, kube: Kube) -> Operator:
+    kubeconfig = plane.kubeconfig(f"operator-{name}", kube.token(SYSTEM, RELEASE), SYSTEM)
+    return Operator(kubeconfig, pod=name, lease_seconds=LEASE_SECONDS)
+
+
+@pytest.fixture
+def two(
+    no_operator: None, plane: ControlPlane, kube: Kube, request: pytest.FixtureRequest
+) -> Iterator[tuple[Operator, Operator]]:
+    both = operator_named("first", plane, kube), operator_named("second", plane, kube)
+    yield both
+    for operator in both:
+        if operator.running:
+            operator.kill()
+        if request.session.testsfailed:
+            print(operator.log_tail())
+
+
+def holder(kube: Kube) -> str:
+    lease = kube.get(LEASES, SYSTEM, RELEASE)
+    assert lease is not None
+    return str(lease["spec"]["holderIdentity"])
+
+
+def leads(kube: Kube, name: str) -> None:
+    assert holder(kube) == name
+
+
+def test_one_leads_and_whatever_becomes_of_it_the_other_takes_over(
+    two: tuple[Operator, Operator], kube: Kube, namespace: Namespace
+) -> None:
+    first, second = two
+    first.start()
+    eventually(partial(leads, kube, "first"))
+    # It is alive while it waits.
+    second.start()
+    namespace.serve("chat")
+    eventually(lambda: namespace.stands("chat"))
+    assert holder(kube) == "first"
+
+    # One that is stopped for a while finds that it does not lead any more, and writes nothing.
+    eventually(lambda: namespace.condition("chat", "Accepted"))
+    first.send(signal.SIGSTOP)
+    eventually(partial(leads, kube, "second"))
+    namespace.delete(STATEFUL_SETS, "chat")
+    eventually(lambda: namespace.stands("chat"))
+    first.send(signal.SIGCONT)
+    first.await_in_log("waiting to lead again")
+    assert first.log().count("Created StatefulSet") == 1
+
+    # One that is killed is replaced.
+    second.kill()
+    namespace.serve("embed")
+    eventually(lambda: namespace.stands("embed"))
+    assert holder(kube) == "first"
+
+    # One that ends in order makes way at once.
+    assert first.stop() == 0
+    assert holder(kube) == ""
+
+
+def test_it_outlives_an_api_server_that_does_not_answer(
+    two: tuple[Operator, Operator], kube: Kube, namespace: Namespace, plane: ControlPlane
+) -> None:
+    operator, _ = two
+    operator.start()
+    eventually(partial(leads, kube, "first"))
+    with plane.paused():
+        operator.await_in_log("waiting to lead again")
+    namespace.serve("chat")
+    eventually(lambda: namespace.stands("chat"))
+    assert operator.running
+    assert operator.stop() == 0
