@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from textgen_server.errors import CheckpointError, TemplateError
 from textgen_server.text.files import read_json, token_text, tokenizer_config
 from textgen_server.text.tools.formats import format_of
+from textgen_server.weights.config_files import read_text
 
 Message = Mapping[str, Any]
 
@@ -65,7 +66,9 @@ class ChatTemplate:
         try:
             return cls(named["default"], bos_token, eos_token, named.get("tool_use"))
         except TemplateError as error:
-            raise CheckpointError(str(error)) from error
+            raise CheckpointError(
+                f"{folder}: {error}; --tokenizer-config-path can name a file whose chat_template takes its place"
+            ) from error
 
     @cached_property
     def takes_system(self) -> bool:
@@ -165,16 +168,16 @@ def _find_sources(folder: Path, config: Mapping[str, Any], prefer_config: bool) 
     in_config = _from_config(config.get("chat_template"))
     if prefer_config and in_config is not None:
         return in_config
-    jinja_file = folder / "chat_template.jinja"
-    if jinja_file.is_file():
-        return {"default": jinja_file.read_text(encoding="utf-8"), **_additional(folder)}
+    source = read_text(folder / "chat_template.jinja")
+    if source is not None:
+        return {"default": source, **_additional(folder)}
     return _from_config(read_json(folder / "chat_template.json").get("chat_template")) or in_config
 
 
 def _additional(folder: Path) -> dict[str, str]:
     """Named templates beside chat_template.jinja, where transformers writes those that are not the default."""
     files = (folder / "additional_chat_templates").glob("*.jinja")
-    return {file.stem: file.read_text(encoding="utf-8") for file in files}
+    return {file.stem: read_text(file) or "" for file in files}
 
 
 def _from_config(value: Any) -> dict[str, str] | None:
@@ -184,7 +187,7 @@ def _from_config(value: Any) -> dict[str, str] | None:
     if isinstance(value, str):
         return {"default": value}
     if isinstance(value, list):
-        named = {entry["name"]: entry["template"] for entry in value if isinstance(entry, dict)}
+        named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
         if isinstance(named.get("default"), str):
             return {name: text for name, text in named.items() if isinstance(text, str)}
     raise CheckpointError("chat_template must be text, or a list of named templates with one named `default`")

@@ -16,7 +16,7 @@ from functools import partial
 from time import perf_counter
 from typing import Final, Protocol
 
-from textgen_server.errors import DeadlineExceeded, IncompleteGeneration, IncompleteStream, TextgenError
+from textgen_server.errors import DeadlineExceeded, IncompleteGeneration, IncompleteStream, InvalidRequest, TextgenError
 from textgen_server.rpc.client import Alternatives, Engine, EngineRequest, Start, Token
 from textgen_server.settings import ServerOptions
 from textgen_server.text.admission import Admission
@@ -307,6 +307,7 @@ class TextGenerator:
     ) -> Generation:
         prompt = await self._encode(request, siblings)
         tokenizer = self._encoder.tokenizer
+        _check_known(prompt.ids, tokenizer, limits, request.dialect.inputs)
         new_tokens = request.new_tokens(len(prompt.ids), limits)
         if request.grammar is not None:
             await self._encoder.grammars.check(request.grammar, request.dialect.grammar)
@@ -339,6 +340,15 @@ class TextGenerator:
             max_total_tokens=info.max_total_tokens,
             vocab_size=info.vocab_size,
             grammars=not settings.disable_grammar_support,
+        )
+
+
+def _check_known(ids: list[int], tokenizer: Tokenizer, limits: Limits, field: str) -> None:
+    """Raise InvalidRequest where the tokenizer has made a token of the prompt that the model does not have."""
+    if tokenizer.size > limits.vocab_size and max(ids, default=0) >= limits.vocab_size:
+        text = tokenizer.text_of(max(ids))
+        raise InvalidRequest(
+            f"`{field}` contains {text!r}, a token of the tokenizer that the model does not have", field
         )
 
 

@@ -50,6 +50,7 @@ class Tokenizer:
         eos_ids: every id that ends a generation.
         added_tokens: ids of the tokens that stand for a text as a whole, by that text; the special ones among them.
         special_ids: ids that are markup, not text.
+        size: how many tokens it has; the model may have fewer.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Tokenizer:
         self.eos_token = eos_token
         self.bos_id = None if bos_token is None else backend.token_to_id(bos_token)
         self.eos_ids = eos_ids
+        self.size = backend.get_vocab_size()
         added = backend.get_added_tokens_decoder()
         self.added_tokens = {token.content: id for id, token in added.items()}
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
@@ -75,7 +77,7 @@ class Tokenizer:
         """The tokenizer of a model folder.
 
         Raises:
-            StartupError: tokenizer.json is missing, or a file is damaged.
+            StartupError: tokenizer.json is missing, or larger than the model's vocabulary, or a file is damaged.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -87,6 +89,7 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+        _check_size(path, backend)
         config = tokenizer_config(folder, config_override)
         eos_token = token_text(config, "eos_token")
         eos_ids = _declared_eos_ids(folder)
@@ -166,12 +169,29 @@ def _whole_text(utf8: bytes) -> str | None:
         return None
 
 
+def _check_size(path: Path, backend: tokenizers.Tokenizer) -> None:
+    """Tokens that were added may be more than the model has, as they are in some multimodal models' text halves."""
+    config = read_json(path.with_name("config.json"))
+    inner = config.get("text_config")
+    known = (inner if isinstance(inner, dict) else config).get("vocab_size")
+    size = backend.get_vocab_size(with_added_tokens=False)
+    if type(known) is int and size > known:
+        raise CheckpointError(
+            f"{path} has {size} tokens, and config.json says vocab_size {known}: they are of different models"
+        )
+
+
 def _declared_eos_ids(folder: Path) -> frozenset[int]:
     """eos_token_id of generation_config.json, else of config.json: a number or a list of them."""
     for name in ("generation_config.json", "config.json"):
         declared: Any = read_json(folder / name).get("eos_token_id")
         if declared is not None:
-            return frozenset(declared if isinstance(declared, list) else [declared])
+            ids = declared if isinstance(declared, list) else [declared]
+            if not all(type(id) is int and id >= 0 for id in ids):
+                raise CheckpointError(
+                    f"{folder / name}: eos_token_id must be a token's number or a list of them, not {declared!r}"
+                )
+            return frozenset(ids)
     return frozenset()
 
 

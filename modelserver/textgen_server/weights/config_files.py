@@ -13,17 +13,30 @@ def read_json(folder: Path, name: str) -> dict[str, Any] | None:
     Raises CheckpointError when the file cannot be read, is not JSON, or holds something other than an object.
     """
     path = folder / name
+    text = read_text(path)
+    if text is None:
+        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError:
+        raise CheckpointError(f"{path} is not a model's file: its brackets are nested too deeply") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def read_text(path: Path) -> str | None:
+    """A file's text, None when there is no such file. Raises CheckpointError when it cannot be read, or is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
+        raise CheckpointError(f"{path} is not text in UTF-8: {error}") from error
 
 
 def write_json(folder: Path, name: str, content: dict[str, Any]) -> None:

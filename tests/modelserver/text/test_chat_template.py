@@ -114,6 +114,12 @@ def test_a_template_with_wrong_syntax_stops_the_start(tmp_path: Path) -> None:
         ChatTemplate.load(write_model_folder(tmp_path, "{% if %}"))
 
 
+def test_a_template_that_is_no_text_stops_the_start(tmp_path: Path) -> None:
+    (write_model_folder(tmp_path, None) / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(StartupError, match=r"chat_template\.jinja is not text in UTF-8"):
+        ChatTemplate.load(tmp_path)
+
+
 def load(folder: Path, override: Path | None = None) -> str:
     template = ChatTemplate.load(folder, str(override) if override else None)
     assert template is not None

@@ -177,6 +177,14 @@ async def test_wrong_requests_never_reach_the_engine(world: World) -> None:
     assert world.idle
 
 
+async def test_a_token_that_the_model_does_not_have_never_reaches_the_engine(world: World) -> None:
+    world.engine.info.vocab_size = max(world.tokenizer.encode("hello"))
+
+    with pytest.raises(InvalidRequest, match="a token of the tokenizer that the model does not have"):
+        await world.run(prompt="hello")
+    assert world.engine.requests == []
+
+
 async def test_a_conversation_without_template_is_a_template_error(world: World, tmp_path: Path) -> None:
     plain = World(write_model_folder(tmp_path, template=None))
     with pytest.raises(TemplateError):

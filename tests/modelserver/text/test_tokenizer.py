@@ -68,6 +68,22 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> Non
         Tokenizer.load(folder)
 
 
+@pytest.mark.parametrize("ids", ['"2"', "{}", "[[1]]", "-1", "true"])
+def test_an_end_that_is_no_token_is_named(tmp_path: Path, ids: str) -> None:
+    folder = write_model_folder(tmp_path)
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {ids}}}')
+    with pytest.raises(StartupError, match=r"generation_config\.json: eos_token_id must be a token's number"):
+        Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("config", ['{"vocab_size": 100}', '{"text_config": {"vocab_size": 100}, "vocab_size": 999}'])
+def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path: Path, config: str) -> None:
+    folder = write_model_folder(tmp_path)
+    (folder / "config.json").write_text(config)
+    with pytest.raises(StartupError, match=r"tokenizer\.json has \d+ tokens, and config\.json says vocab_size 100"):
+        Tokenizer.load(folder)
+
+
 def test_a_missing_override_is_named(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="--tokenizer-config-path"):
         Tokenizer.load(write_model_folder(tmp_path), str(tmp_path / "absent.json"))

@@ -18,7 +18,12 @@ def test_an_absent_file_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b'{"a": ', "not valid JSON"), (b"[1]", "must hold a JSON object, not list"), (b"\xff\xfe", "not valid JSON")],
+    [
+        (b'{"a": ', "not valid JSON"),
+        (b"[1]", "must hold a JSON object, not list"),
+        (b"\xff\xfe", "not text in UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
 )
 def test_a_malformed_file_is_named(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
