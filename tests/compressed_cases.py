@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 import transformers
 from compressed_tensors.compressors import ModelCompressor
 from compressed_tensors.quantization import (

@@ -1,4 +1,4 @@
-"""Compile for GPUs that need not be here what GroupedLinear would launch. See compiled_kernels.py."""
+"""Compile for GPUs that need not be here what layers of packed weights would launch. See compiled_kernels.py."""
 
 import sys
 from itertools import product
@@ -8,6 +8,8 @@ from compiled_kernels import compile_for
 
 from textgen_server.quantization.grouped import Grouped
 from textgen_server.quantization.grouped_linear import FEW_ROWS, GroupedLinear
+from textgen_server.quantization.scaled import Scaled
+from textgen_server.quantization.scaled_triton import DequantizingTiles
 
 SIZE, OUT = 4096, 512
 
@@ -26,6 +28,13 @@ def main() -> None:
         layer = GroupedLinear(block(bits, groups), torch.device("cpu"), dtype)
         for rows in (1, FEW_ROWS, FEW_ROWS + 1):
             layer(torch.zeros(rows, SIZE, dtype=dtype))
+    codes = [(torch.int8, SIZE, torch.bfloat16), (torch.float8_e4m3fn, 128, torch.float16)]
+    for capability, (kind, group_size, dtype) in product(map(int, sys.argv[1:]), codes):
+        compile_for(capability)
+        scales = torch.ones(OUT, SIZE // group_size)
+        tiles = DequantizingTiles(Scaled(torch.zeros(OUT, SIZE).to(kind), scales, group_size, 0, None))
+        for rows in (1, FEW_ROWS, FEW_ROWS + 1):
+            tiles(torch.zeros(rows, SIZE, dtype=dtype))
 
 
 if __name__ == "__main__":

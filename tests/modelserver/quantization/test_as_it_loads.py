@@ -79,9 +79,10 @@ def test_rows_of_zeros_give_the_bias(tmp_path):
 
 def test_fp8_rounds_activations_by_rows_and_computes_exactly(tmp_path):
     weight, x = random_matrix(48, 100, 0), random_matrix(5, 100, 1) * torch.tensor([[1e-6], [1], [20], [3e4], [0]])
-    torch.testing.assert_close(
-        make_layer("fp8", [weight], None, tmp_path)(x), float8(x) @ float8(weight).t(), rtol=1e-5, atol=1e-12
-    )
+    out = make_layer("fp8", [weight], None, tmp_path)(x)
+    for row, expected in zip(out[:4], float8(x) @ float8(weight).t(), strict=False):
+        assert distance(row, expected) < 1e-5
+    assert not out[4].any()
 
 
 @pytest.mark.parametrize("method", METHODS)

