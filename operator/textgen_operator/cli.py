@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--hostname", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     run.set_defaults(command=_run)
 
+    state = commands.add_parser("status", help="say how a service of the cluster is, and why it is not ready")
+    state.add_argument("name", help="which service")
+    _add_namespace(state)
+    state.set_defaults(command=_status)
+
     show = commands.add_parser("render", help="print the objects that the operator would make")
     _add_file(show)
     _add_image(show)
@@ -68,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="YAML with a TextGenerationService")
     parser.add_argument("--name", help="which service of the file")
+
+
+def _add_namespace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--namespace", metavar="NS", help="where it is (default: the kubeconfig's)")
 
 
 def _add_image(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +111,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         print(f"textgen-operator: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from textgen_operator.cluster_commands import status
+
+    return status(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:
