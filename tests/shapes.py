@@ -80,6 +80,22 @@ SHAPES: dict[str, dict[str, Shape]] = {
             {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": 1},
         ),
     },
+    "qwen3-moe": {
+        "weights as they are, one plain layer": Shape(
+            transformers.Qwen3MoeConfig,
+            {
+                "head_dim": 16, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+                "mlp_only_layers": [1], "intermediate_size": 80,
+            },
+        ),
+        "weights that sum to one, window": Shape(
+            transformers.Qwen3MoeConfig,
+            {
+                "head_dim": 16, "num_experts": 3, "num_experts_per_tok": 3, "moe_intermediate_size": 32,
+                "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 16, "attention_bias": True,
+            },
+        ),
+    },
     "gemma": {
         "own head_dim": Shape(transformers.GemmaConfig, {"head_dim": 16}),
         "multi-query": Shape(transformers.GemmaConfig, {"head_dim": 8, "num_key_value_heads": 1}),

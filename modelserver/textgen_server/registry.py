@@ -121,6 +121,13 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(
         "textgen_server.models.qwen3:Qwen3ForCausalLM", "Qwen3, dense", ("qwen3",), defaults={"head_dim": 128}
     ),
+    "qwen3-moe": Family(
+        "textgen_server.models.qwen3_moe:Qwen3MoeForCausalLM",
+        "Qwen3, mixture of experts",
+        ("qwen3_moe",),
+        fields={"num_local_experts": "num_experts"},
+        defaults={"num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    ),
     "gemma": Family("textgen_server.models.gemma:GemmaForCausalLM", "Gemma", ("gemma",), defaults=_GEMMA),
     "gemma2": Family(
         "textgen_server.models.gemma2:Gemma2ForCausalLM",

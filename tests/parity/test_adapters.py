@@ -26,8 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 def save_adapter(base, folder: Path, seed: int, **options) -> None:
     """A random adapter on every linear layer of transformers' `base`."""
-    # PEFT cannot name a Mixtral's experts.
-    targets = "all-linear" if base.config.model_type != "mixtral" else ["q_proj", "k_proj", "v_proj", "o_proj"]
+    # PEFT cannot name experts.
+    experts = base.config.model_type in ("mixtral", "qwen3_moe")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if experts else "all-linear"
     transposed = base.config.model_type == "gpt2"
     config = peft.LoraConfig(
         r=4, lora_alpha=16, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=transposed, **options

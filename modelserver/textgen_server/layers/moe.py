@@ -8,21 +8,24 @@ from textgen_server.layers.linear import dense
 
 
 class SparseMoE(nn.Module):
-    """The weighted sum of the `top_k` experts that the router prefers for a token, their weights normalised to one.
+    """The weighted sum of the `top_k` experts that the router prefers for a token; `normalized`, the weights sum to 1.
 
     Experts must not sum over the ranks: it is done once for all of them here. The router is small and never quantized.
     """
 
-    def __init__(self, build: Builder, router: str, experts: list[nn.Module], top_k: int) -> None:
+    def __init__(self, build: Builder, router: str, experts: list[nn.Module], top_k: int, normalized: bool) -> None:
         super().__init__()
         self.router = dense(build.vector(router))
         self.experts = nn.ModuleList(experts)
         self.top_k = top_k
+        self.normalized = normalized
         self.group = build.group
 
     def forward(self, x: Tensor) -> Tensor:
         weights, chosen = self.router(x).float().softmax(-1).topk(self.top_k)
-        weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype).flatten()
+        if self.normalized:
+            weights = weights / weights.sum(-1, keepdim=True)
+        weights = weights.to(x.dtype).flatten()
         # Places in `chosen`, by expert; how many each has is the one thing that the host must know.
         order = chosen.flatten().argsort(stable=True)
         counts: list[int] = torch.bincount(chosen.flatten(), minlength=len(self.experts)).tolist()

@@ -56,7 +56,8 @@ def inverse_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
     """
     kind = _kind(rope)
     frequencies = 1.0 / rope.theta ** _exponents(rope)
-    if kind == "default":
+    # Dynamic scaling begins behind `max_positions`, where no sequence gets.
+    if kind in ("default", "dynamic"):
         return frequencies, 1.0
     if kind == "linear":
         return frequencies / _number(rope, "factor"), 1.0
@@ -65,7 +66,7 @@ def inverse_frequencies(rope: RopeConfig) -> tuple[Tensor, float]:
     if kind == "yarn":
         return _yarn(rope, frequencies)
     raise CheckpointError(
-        f"config.json: rope_type {kind!r} is not supported; supported: linear, llama3, yarn, longrope"
+        f"config.json: rope_type {kind!r} is not supported; supported: linear, dynamic, llama3, yarn, longrope"
     )
 
 

@@ -136,10 +136,17 @@ class ForeignForCausalLM(nn.Module):
         self.paged = Paged(build.attention, config.model_type)
         for module in self.theirs.modules():
             module.textgen_paged = self.paged
-        self.decoder: nn.Module = getattr(self.theirs, self.theirs.base_model_prefix)
+        self.decoder: nn.Module = self.theirs.get_decoder()
         self.given = _Given()
-        setattr(self.theirs, self.theirs.base_model_prefix, self.given)
+        self.theirs.set_submodule(self._place(config), self.given)
         self.cache_spec = self._observe(config, build)
+
+    def _place(self, config: ModelConfig) -> str:
+        """The decoder's name. Raises CheckpointError where there is none within the model."""
+        for name, module in self.theirs.named_modules():
+            if module is self.decoder and name:
+                return str(name)
+        raise CheckpointError(_refusal(config.model_type, "its decoder cannot be told from its output head"))
 
     def _observe(self, config: ModelConfig, build: Builder) -> CacheSpec:
         """Run two tokens without a cache, to learn what each layer asks of attention."""

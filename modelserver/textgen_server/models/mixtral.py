@@ -15,18 +15,35 @@ class MixtralLayer(LlamaLayer):
     @classmethod
     def make_mlp(cls, config: ModelConfig, build: Builder, prefix: str) -> nn.Module:
         prefix = prefix.removesuffix("mlp") + "block_sparse_moe"
-        num_experts, top_k = count(config.raw, "num_local_experts"), count(config.raw, "num_experts_per_tok")
-        if top_k > num_experts:
-            raise CheckpointError(
-                f"config.json: num_experts_per_tok ({top_k}) must not exceed num_local_experts ({num_experts})"
-            )
-        activation, names = config.activation("hidden_act", "silu"), ("w1", "w3", "w2")
-        experts: list[nn.Module] = [
-            GatedMLP(build, f"{prefix}.experts.{index}", config.intermediate_size, activation, names, summed=False)
-            for index in range(num_experts)
-        ]
-        return SparseMoE(build, f"{prefix}.gate.weight", experts, top_k)
+        num_experts = count(config.raw, "num_local_experts")
+        return mixture(config, build, prefix, num_experts, config.intermediate_size, ("w1", "w3", "w2"))
 
 
 class MixtralForCausalLM(MistralForCausalLM):
     layer = MixtralLayer
+
+
+def mixture(
+    config: ModelConfig,
+    build: Builder,
+    prefix: str,
+    num_experts: int,
+    intermediate_size: int,
+    names: tuple[str, str, str],
+    normalized: bool = True,
+) -> SparseMoE:
+    """`num_experts` gated MLPs of `intermediate_size` whose matrices have `names`, and their router, of which
+    `num_experts_per_tok` serve a token.
+
+    Raises:
+        CheckpointError: config.json wants more of them for a token than there are.
+    """
+    top_k = count(config.raw, "num_experts_per_tok")
+    if top_k > num_experts:
+        raise CheckpointError(f"config.json: num_experts_per_tok ({top_k}) must not exceed the experts ({num_experts})")
+    activation = config.activation("hidden_act", "silu")
+    experts: list[nn.Module] = [
+        GatedMLP(build, f"{prefix}.experts.{index}", intermediate_size, activation, names, summed=False)
+        for index in range(num_experts)
+    ]
+    return SparseMoE(build, f"{prefix}.gate.weight", experts, top_k, normalized)

@@ -27,7 +27,7 @@ CASES = [
     ("gemma3", {"layer_types": ["chunked_attention"] * 3}, r"layer_types must list 3 times sliding_attention or .*"),
     ("gemma3", {"layer_types": ["full_attention"]}, r"layer_types must list 3 times sliding_attention or .*"),
     ("qwen2", {"max_window_layers": -1}, r"max_window_layers must be a whole number of at least 0, not -1"),
-    ("mixtral", {"num_experts_per_tok": 6}, r"num_experts_per_tok \(6\) must not exceed num_local_experts \(5\)"),
+    ("mixtral", {"num_experts_per_tok": 6}, r"num_experts_per_tok \(6\) must not exceed the experts \(5\)"),
     ("falcon", {"multi_query": "yes"}, r"multi_query must be true or false, not 'yes'"),
     (
         "falcon",

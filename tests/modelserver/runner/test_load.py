@@ -153,12 +153,11 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("scaling", "complaint"),
         [
-            ({"rope_type": "3d"}, "rope_type '3d' is not supported; supported: linear, llama3, yarn, longrope"),
+            ({"rope_type": "3d"}, "rope_type '3d' is not supported; supported: linear, dynamic, llama3, yarn, longrope"),
             (
                 {"rope_type": "longrope", "original_max_position_embeddings": 64, "short_factor": [1.0, "2"]},
                 "short_factor of the rope scaling must list 4 numbers above 0",
             ),
-            ({"type": "dynamic", "factor": 2.0}, "rope_type 'dynamic' is not supported; .*"),
             ({"rope_type": "linear"}, "rope scaling .* lacks 'factor'"),
             ({"rope_type": "linear", "factor": "2"}, "factor of the rope scaling must be a number above 0, not '2'"),
             ({"rope_type": "yarn", "factor": 0}, "factor of the rope scaling must be a number above 0, not 0"),
