@@ -1,12 +1,16 @@
-"""GET /healthz: whether the operator gets its work done. Answered from the first moment, also while another one leads.
+"""GET /healthz: whether the operator gets its work done, and GET /metrics. Answered from the first moment, also while
+another one leads.
 
-Started by controller.py; the chart's probes ask.
+Started by serve.py; the chart's probes ask, and Prometheus.
 """
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from textgen_operator.metrics import REGISTRY
 
 STUCK_AFTER = 300.0
 """Seconds of delay of one service after which the operator counts as stuck, and is restarted."""
@@ -24,8 +28,12 @@ def app(seconds_behind: Callable[[], float]) -> web.Application:
         stuck = behind > STUCK_AFTER
         return web.json_response({"seconds_behind": round(behind, 1)}, status=503 if stuck else 200)
 
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     routes = web.Application()
     routes.router.add_get("/healthz", healthz)
+    routes.router.add_get("/metrics", metrics)
     return routes
 
 

@@ -20,6 +20,7 @@ import kopf
 from textgen_operator import (
     handlers,  # noqa: F401 - registers kopf's handlers
     health,
+    metrics,
 )
 from textgen_operator.client import Client, connection_info
 from textgen_operator.controller import Controller, Options
@@ -117,6 +118,11 @@ class _Turns:
         self._client = client
         self._options = options
         self._controller: Controller | None = None
+        metrics.watch_queue(self.depth, self.seconds_behind)
+
+    def depth(self) -> int:
+        """Services that are due for a look; 0 while others lead."""
+        return self._controller.queue.depth() if self._controller else 0
 
     def seconds_behind(self) -> float:
         """By how much the most belated look at a service is late; 0 while others lead."""
@@ -139,6 +145,7 @@ class _Turns:
             lost = group.exceptions[0]
         finally:
             self._controller = None
+            metrics.forget_services()
             await lease.release()
         if lost:
             raise lost

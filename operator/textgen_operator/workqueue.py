@@ -74,6 +74,11 @@ class WorkQueue(Generic[Key]):
         if key in self._again:
             self._schedule(key, max(self._again.pop(key), taken_at + SPACING))
 
+    def depth(self) -> int:
+        """Keys that are due, whether they wait for a worker or one works on them."""
+        now = self._clock()
+        return len(self._taken) + sum(due <= now for due in self._due.values())
+
     def longest_overdue(self) -> float:
         """Seconds by which the most belated key is late, whether it waits or is being worked on."""
         now = self._clock()
