@@ -278,6 +278,12 @@ QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
         packing="textgen_server.quantization.compressed_tensors:CompressedTensors",
         checkpoints=("compressed-tensors",),
     ),
+    "marlin": QuantizationMethod(
+        "",
+        "4-bit checkpoints in the layout of Marlin's kernel",
+        packing="textgen_server.quantization.marlin:Marlin",
+        checkpoints=("marlin",),
+    ),
     "eetq": QuantizationMethod(
         "textgen_server.quantization.as_it_loads:Int8Weights", "8-bit weights, as they load", bits=8
     ),
@@ -285,7 +291,6 @@ QUANTIZATION_METHODS: Mapping[str, QuantizationMethod] = {
 
 REFUSED_METHODS: Mapping[str, str] = {
     "exl2": "checkpoints of ExLlamaV2, which cannot be read; serve one in gptq or awq",
-    "marlin": "checkpoints in Marlin's own layout, which cannot be read; serve one in gptq, for which no flag is needed",
 }
 """What TGI calls other methods, and what to do instead."""
 

@@ -112,12 +112,18 @@ def _stored_config(folder: Path, config: ModelConfig, checkpoint: Checkpoint) ->
     """The checkpoint's quantization_config, empty where there is none; its place; the method's name."""
     fields = section(config.raw, "quantization_config")
     if fields:
-        return fields, "config.json: quantization_config", str(fields.get("quant_method"))
+        return fields, "config.json: quantization_config", _method(fields)
     if _has_any(checkpoint, _OLDER_MARKS):
         for file, method in _OLDER_FILES.items():
             if fields := read_json(folder, file) or {}:
                 return fields, file, str(fields.get("quant_method") or method)
     return {}, "", ""
+
+
+def _method(fields: dict[str, Any]) -> str:
+    """The `quant_method`; AutoGPTQ says beside it when it has changed the layout to Marlin's."""
+    in_marlin = fields.get("is_marlin_format") or fields.get("checkpoint_format") == "marlin"
+    return "marlin" if in_marlin else str(fields.get("quant_method"))
 
 
 def _has_any(checkpoint: Checkpoint, suffixes: tuple[str, ...]) -> bool:
