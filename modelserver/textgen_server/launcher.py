@@ -25,7 +25,7 @@ from textgen_server.errors import StartupError
 from textgen_server.ranks import Ranks, Supervisor
 from textgen_server.rpc.remote import RemoteEngine
 from textgen_server.settings import ServerSettings, parse
-from textgen_server.telemetry import configure_logging
+from textgen_server.telemetry import configure_logging, report_failure
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.weights.inspection import inspect
 from textgen_server.weights.progress import log_progress
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 COMMANDS = {
     "detect-watermark": "textgen_server.detect_watermark",
     "download-weights": "textgen_server.download_weights",
+    "quantize": "textgen_server.quantize",
 }
 """What `textgen-server` does besides serving: the first argument, and the module whose `main` gets the others."""
 
@@ -65,7 +66,7 @@ def _run_server() -> int:
             encoder = PromptEncoder.load(model.path, settings)
             return uvloop.run(_run(settings, edge, model, adapters, encoder, listener))
     except StartupError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        report_failure(error)
         return error.exit_code
 
 

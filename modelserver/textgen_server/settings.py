@@ -391,7 +391,7 @@ def _one_of(value: str | None, known: Any, what: str) -> str | None:
 class ServerSettings(ServerOptions, BaseSettings):
     """Serve a language model over HTTP. Each flag may also be given as an environment variable: --max-total-tokens
     as MAX_TOTAL_TOKENS. The command line wins. Other commands, each with its own `--help`: detect-watermark,
-    download-weights."""
+    download-weights, quantize."""
 
     model_config = SettingsConfigDict(
         extra="ignore",

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+import torch
 from torch import Tensor
 
-from textgen_server.adapters.peft import LowRank
+from textgen_server.adapters.peft import LowRank, check_fits, read_adapter
 from textgen_server.errors import CheckpointError
+from textgen_server.weights.checkpoint import Checkpoint
 from textgen_server.weights.loader import Loader, Part
+from textgen_server.weights.progress import Transfer
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,22 @@ class MergingLoader(Loader):
 
     added: Mapping[str, LowRank] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+
+    @classmethod
+    def open(
+        cls,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        folder: Path | None,
+        transfer: Transfer | None = None,
+    ) -> Self:
+        """A loader that adds the adapter in `folder`, if any. Raises CheckpointError when that does not fit."""
+        if folder is None:
+            return cls(checkpoint, device, dtype, transfer=transfer)
+        adapter = read_adapter(folder)
+        check_fits(adapter, folder, checkpoint)
+        return cls(checkpoint, device, dtype, adapter.matrices, transfer=transfer)
 
     def read(self, part: Part) -> Tensor:
         """As Loader.read; in float32, and no view of the file, where the adapter changes the part."""

@@ -47,7 +47,7 @@ class Grouped:
         """The number g with groups[k] = k // g for every k; 0 where there is none."""
         later = self.groups.ne(0).nonzero()
         size = int(later[0]) if len(later) else len(self.groups)
-        in_order = torch.arange(len(self.groups)) // max(size, 1)
+        in_order = torch.arange(len(self.groups), device=self.groups.device) // max(size, 1)
         return size if torch.equal(self.groups, in_order) else 0
 
     def compact(self) -> "Grouped":

@@ -45,12 +45,18 @@ def unpack(words: Tensor, bits: int, start: int, length: int) -> Tensor:
 
 
 def pack(numbers: Tensor, bits: int) -> Tensor:
-    """The inverse of `unpack`, for widths that divide 32: uint8 [K, columns] -> int32 [words, columns], the last word
-    filled up with zeros."""
-    per_word = 32 // bits
+    """The inverse of `unpack`: uint8 [count, columns] -> int32 [words, columns], the last word filled up with zeros."""
+    period = bits // math.gcd(bits, 32)
+    per_period = 32 * period // bits
     count, columns = numbers.shape
-    words = torch.zeros(words_for(count, bits), columns, dtype=torch.int32, device=numbers.device)
-    for index in range(per_word):
-        part = numbers[index::per_word].int() << (index * bits)
-        words[: len(part)] |= part
-    return words
+    missing = -count % per_period
+    if missing:
+        numbers = torch.cat([numbers, numbers.new_zeros(missing, columns)])
+    covered = numbers.view(-1, per_period, columns).int()
+    words = torch.zeros(len(covered), period, columns, dtype=torch.int32, device=numbers.device)
+    for index in range(per_period):
+        word, offset = divmod(index * bits, 32)
+        words[:, word] |= covered[:, index] << offset
+        if offset + bits > 32:
+            words[:, word + 1] |= covered[:, index] >> (32 - offset)
+    return words.flatten(0, 1)[: words_for(count, bits)]

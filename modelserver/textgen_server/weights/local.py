@@ -87,8 +87,13 @@ def pickles(folder: Path) -> list[Path]:
     return paths
 
 
+def small_files(folder: Path) -> set[Path]:
+    """What belongs beside converted weights: config, tokenizer, and whatever else is small."""
+    return {path for pattern in _COPIED for path in folder.glob(pattern) if path.name not in _NOT_COPIED}
+
+
 def _from_pickles(folder: Path, weights: list[Path], cache: Path, progress: Progress) -> Path:
-    copied = {path for pattern in _COPIED for path in folder.glob(pattern) if path.name not in _NOT_COPIED}
+    copied = small_files(folder)
     size = sum(path.stat().st_size for path in weights)
 
     def convert(source: Path, target: Path, progress: Progress) -> None:
