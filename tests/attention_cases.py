@@ -20,6 +20,7 @@ class Case:
 
     Attributes:
         shared_blocks: the first so many blocks are the same in all sequences that fill them from the cache.
+        first_keys: of each sequence, the keys before are hidden; or empty.
     """
 
     name: str
@@ -28,10 +29,16 @@ class Case:
     cached: Sequence[int]
     block_size: int = 16
     shared_blocks: int = 0
+    first_keys: Sequence[int] = ()
 
     @property
     def contexts(self) -> list[int]:
         return [new + old for new, old in zip(self.queries, self.cached, strict=True)]
+
+    @property
+    def relative(self) -> bool:
+        """Is it only for backends that are?"""
+        return self.spec.relative_bias is not None or bool(self.first_keys)
 
 
 def spec(heads: int = 6, kv_heads: int = 2, head_dim: int = 64, **options: object) -> AttentionSpec:
@@ -41,6 +48,10 @@ def spec(heads: int = 6, kv_heads: int = 2, head_dim: int = 64, **options: objec
 def slopes(heads: int) -> Tensor:
     """The ALiBi paper's slopes for a power of two of heads, and any other positive ones for the rest."""
     return torch.tensor([2.0 ** (-8 * (head + 1) / heads) for head in range(heads)])
+
+
+def biases(heads: int, distances: int) -> Tensor:
+    return torch.randn(heads, distances, generator=torch.Generator().manual_seed(3))
 
 
 def named_cases() -> list[Case]:
@@ -63,6 +74,15 @@ def named_cases() -> list[Case]:
         Case("alibi", spec(alibi_slopes=slopes(6)), **mixed),
         Case("softcap", spec(softcap=2.0), **mixed),
         Case("all at once", spec(softcap=5.0, window=19, alibi_slopes=slopes(6)), **mixed),
+        Case("bias by distance", spec(relative_bias=biases(6, 9)), **mixed),
+        Case("first keys hidden", spec(), **mixed, first_keys=(40, 0, 16, 0, 3, 0)),
+        Case(
+            "bias, first keys hidden",
+            spec(4, 4, relative_bias=biases(4, 30)),
+            (1, 1, 3, 1),
+            (40, 16, 17, 5),
+            first_keys=(17, 16, 17, 4),
+        ),
         Case("blocks of 32", spec(), **mixed, block_size=32),
         Case("blocks of 256", spec(), **mixed, block_size=256),
     ]
@@ -103,7 +123,10 @@ class PagedRun:
             self._random(slots, case.spec.num_kv_heads, case.spec.head_dim) for _ in range(2)
         )
         self.q = self._random(sum(case.queries), case.spec.num_heads, case.spec.head_dim)
-        self.step = self.batch(case.queries, case.contexts, decodes=self._leading_decodes())
+        step = self.batch(case.queries, case.contexts, decodes=self._leading_decodes())
+        first_keys = list(case.first_keys)
+        on_device = torch.tensor(first_keys, device=device, dtype=torch.int32) if first_keys else None
+        self.step = replace(step, first_keys=on_device, host_first_keys=first_keys)
 
     def _leading_decodes(self) -> int:
         queries = [*self.case.queries, 0]
@@ -174,8 +197,12 @@ class PagedRun:
         return self.all_keys[batch.slots], self.all_values[batch.slots]
 
     def spec_on_device(self) -> AttentionSpec:
-        alibi = self.case.spec.alibi_slopes
-        return replace(self.case.spec, alibi_slopes=None if alibi is None else alibi.to(self.device))
+        alibi, bias = self.case.spec.alibi_slopes, self.case.spec.relative_bias
+        return replace(
+            self.case.spec,
+            alibi_slopes=None if alibi is None else alibi.to(self.device),
+            relative_bias=None if bias is None else bias.to(self.device),
+        )
 
     def reference_pools(self, *batches: AttentionBatch) -> tuple[Tensor, Tensor]:
         shape = (self.num_blocks, self.case.block_size, *self.all_keys.shape[1:])

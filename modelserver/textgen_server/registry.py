@@ -39,7 +39,6 @@ class Family(Entry):
     Attributes:
         model_types: values of `model_type` in config.json that this family serves.
         encoder_decoder: the prompt is encoded, and the output begins with a start token.
-        attention: the backend whose pools the family needs, where it brings its own attention; "" for any.
         fields: what the family's config.json calls a field, where that is not what Llama's calls it; "" where it has
             none, and what is there means nothing.
         defaults: what fields are where config.json lacks them, by Llama's names.
@@ -48,7 +47,6 @@ class Family(Entry):
 
     model_types: tuple[str, ...] = ()
     encoder_decoder: bool = False
-    attention: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     mlp_ratio: int = 0
@@ -224,7 +222,6 @@ FAMILIES: Mapping[str, Family] = {
         "T5, Flan-T5, mT0: encoder and decoder",
         ("t5", "mt5"),
         encoder_decoder=True,
-        attention="reference",
         fields={
             "hidden_size": "d_model",
             "intermediate_size": "d_ff",
@@ -317,7 +314,7 @@ ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {
     ),
     "reference": AttentionBackend(
         "textgen_server.attention.reference:ReferenceAttention",
-        "slow and plain, to compare with; its pools serve encoder-decoders",
+        "slow and plain, to compare with",
         devices=("cpu", "cuda"),
     ),
 }

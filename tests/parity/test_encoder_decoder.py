@@ -48,6 +48,11 @@ def test_the_greedy_text_is_the_same_alone_batched_and_preempted(twins):
     assert squeezed.preemptions > 0
 
 
+def test_encoder_and_decoder_share_one_pool_in_each_layer(twins):
+    theirs, runner = twins
+    assert len(runner.caches) == len(theirs.decoder.block)
+
+
 def test_the_log_probabilities_are_the_same(twins):
     theirs, runner = twins
     source = prompt(23, 4)

@@ -32,6 +32,8 @@ class AttentionSpec:
         window: a query sees only the last `window` keys, itself included (Mistral); None sees all.
         alibi_slopes: one slope per query head [num_heads] (Press et al. 2022), or None.
         softcap: logits become softcap * tanh(logits / softcap) (Gemma 2), or None.
+        relative_bias: [num_heads, D], added to the logits of keys 0, 1, ... D - 1 places before the query, the last to
+            those of all keys before (T5), or None.
     """
 
     num_heads: int
@@ -41,6 +43,7 @@ class AttentionSpec:
     window: int | None = None
     alibi_slopes: Tensor | None = None
     softcap: float | None = None
+    relative_bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class AttentionBatch:
         query_lens, host_context_lens: the same lengths on the host, for planning without a synchronisation.
         encoder_lens: with an encoder-decoder model, on the host: how many tokens of each sequence are the encoder's.
         block_size: tokens per block.
+        first_keys: [B] int32, on the device: no query of the sequence sees a key before this one; None for 0.
+        host_first_keys: the same on the host, or empty.
 
     On a CUDA device the runner may replay a captured step after writing new values into the tensors of a batch that
     only decodes; the host's lengths are then upper bounds.
@@ -70,6 +75,8 @@ class AttentionBatch:
     host_context_lens: list[int]
     block_size: int
     encoder_lens: list[int] = field(default_factory=list)
+    first_keys: Tensor | None = None
+    host_first_keys: list[int] = field(default_factory=list)
     _plans: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(self, build: Callable[["AttentionBatch", *Args], Plan], *args: *Args) -> Plan:
@@ -83,6 +90,10 @@ class AttentionBatch:
             self._plans[key] = build(self, *args)
         return cast(Plan, self._plans[key])
 
+    def first_key(self, sequence: int) -> int:
+        """On the host."""
+        return self.host_first_keys[sequence] if self.host_first_keys else 0
+
 
 class Attention(Protocol):
     """A backend. One instance serves one layer; layers share the work that a step needs once by `batch.plan`.
@@ -91,11 +102,13 @@ class Attention(Protocol):
         preferred_block_size: tokens per block when the user names none.
         block_size_multiple: block sizes must be a multiple of this.
         dtypes: what q, k, v and the cache may be.
+        relative: whether it computes a `relative_bias`, and keeps to `first_keys`.
     """
 
     preferred_block_size: ClassVar[int]
     block_size_multiple: ClassVar[int]
     dtypes: ClassVar[frozenset[torch.dtype]]
+    relative: ClassVar[bool] = False
 
     def __init__(self, spec: AttentionSpec) -> None: ...
 
@@ -124,6 +137,15 @@ class Attention(Protocol):
         """
         ...
 
+    def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, block_size: int) -> None:
+        """Only put keys and values into the cache; token i's go to `slots[i]`."""
+        raise NotImplementedError
+
+    def attend(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> Tensor:
+        """`forward` with keys and values that are in the cache already. Backends that are `relative` have this and
+        `write`, for keys that are not the queries' own (cross-attention)."""
+        raise NotImplementedError
+
 
 def write_reference(cache: Tensor, values: Tensor, slots: Tensor) -> None:
     """Reference write into a pool of [num_blocks, block_size, heads, head_dim]."""
@@ -134,12 +156,12 @@ def attend_reference(spec: AttentionSpec, q: Tensor, k_cache: Tensor, v_cache: T
     """Slow and plain attention over pools of [num_blocks, block_size, heads, head_dim]; what backends agree with.
 
     softmax(scale * q k^T + bias) v per sequence and head, in float64 (Vaswani et al. 2017), with the causal mask,
-    the window, ALiBi and the softcap of `spec`.
+    the window, the biases and the softcap of `spec`.
     """
     out = torch.empty_like(q)
     starts = batch.query_start.tolist()
     for i, (q_len, context) in enumerate(zip(batch.query_lens, batch.host_context_lens, strict=True)):
-        positions = torch.arange(context, device=q.device)
+        positions = torch.arange(batch.first_key(i), context, device=q.device)
         blocks = batch.block_tables[i][positions // batch.block_size].long()
         keys = k_cache[blocks, positions % batch.block_size].double()
         values = v_cache[blocks, positions % batch.block_size].double()
@@ -152,6 +174,9 @@ def attend_reference(spec: AttentionSpec, q: Tensor, k_cache: Tensor, v_cache: T
         query_positions = torch.arange(context - q_len, context, device=q.device)[:, None]
         if spec.alibi_slopes is not None:
             logits += spec.alibi_slopes.double()[:, None, None] * (positions - query_positions)
+        if spec.relative_bias is not None:
+            distances = (query_positions - positions).clamp(0, spec.relative_bias.shape[1] - 1)
+            logits += spec.relative_bias.double()[:, distances]
         hidden = positions > query_positions
         if spec.window is not None:
             hidden |= positions <= query_positions - spec.window

@@ -1,5 +1,4 @@
-"""The reference as a backend: slow and plain, on any device. For comparing with, and for models that bring their own
-attention (models/t5.py) and only need pools in a layout that torch's operators can index."""
+"""The reference as a backend: slow and plain, on any device. For comparing with."""
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ class ReferenceAttention(Attention):
     preferred_block_size = 32
     block_size_multiple = 1
     dtypes = frozenset({torch.float32, torch.bfloat16, torch.float16})
+    relative = True
 
     def __init__(self, spec: AttentionSpec) -> None:
         self.spec = spec
@@ -24,6 +24,12 @@ class ReferenceAttention(Attention):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch
     ) -> Tensor:
+        self.write(k, v, k_cache, v_cache, batch.slots, batch.block_size)
+        return self.attend(q, k_cache, v_cache, batch)
+
+    def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, block_size: int) -> None:
         for cache, values in ((k_cache, k), (v_cache, v)):
-            write_reference(cache, values, batch.slots)
+            write_reference(cache, values, slots)
+
+    def attend(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> Tensor:
         return attend_reference(self.spec, q, k_cache, v_cache, batch)

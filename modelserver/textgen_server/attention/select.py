@@ -7,14 +7,16 @@ from textgen_server.errors import StartupError
 from textgen_server.registry import ATTENTION_BACKENDS
 
 
-def choose(name: str | None, device_type: str, dtype: torch.dtype, head_dim: int) -> type[Attention]:
+def choose(
+    name: str | None, device_type: str, dtype: torch.dtype, head_dim: int, relative: bool = False
+) -> type[Attention]:
     """The backend called `name`, or with None the first that runs on `device_type` ("cpu", "cuda") in `dtype`, with
-    heads of `head_dim` features.
+    heads of `head_dim` features, for encoder-decoders with `relative`.
 
     Raises:
         StartupError: the named one cannot run here, or none can; the sentence says why and what can run.
     """
-    obstacles = {known: _obstacle(known, device_type, dtype, head_dim) for known in ATTENTION_BACKENDS}
+    obstacles = {known: _obstacle(known, device_type, dtype, head_dim, relative) for known in ATTENTION_BACKENDS}
     runnable = [known for known, obstacle in obstacles.items() if obstacle is None]
     if name is None and not runnable:
         reasons = "; ".join(f"{known} {obstacle}" for known, obstacle in obstacles.items())
@@ -44,7 +46,7 @@ def block_size_for(backend: type[Attention], wanted: int | None) -> int:
     return wanted
 
 
-def _obstacle(name: str, device_type: str, dtype: torch.dtype, head_dim: int) -> str | None:
+def _obstacle(name: str, device_type: str, dtype: torch.dtype, head_dim: int, relative: bool) -> str | None:
     """Why the backend cannot run here, as the rest of a sentence that starts with its name; None when it can."""
     entry = ATTENTION_BACKENDS[name]
     if device_type not in entry.devices:
@@ -55,6 +57,8 @@ def _obstacle(name: str, device_type: str, dtype: torch.dtype, head_dim: int) ->
         return f"needs {', '.join(entry.requires)}, which cannot be imported here ({error})"
     if dtype not in backend.dtypes:
         return f"does not compute in {_short(dtype)}"
+    if relative and not backend.relative:
+        return "has no relative position bias, which this model's attention needs"
     return backend.obstacle(head_dim)
 
 

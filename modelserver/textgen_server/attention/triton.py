@@ -45,12 +45,14 @@ class TritonAttention(Attention):
     preferred_block_size = 32
     block_size_multiple = 1
     dtypes = frozenset({torch.float16, torch.bfloat16, torch.float32})
+    relative = True
 
     def __init__(self, spec: AttentionSpec) -> None:
         self.spec = spec
         self._group = spec.num_heads // spec.num_kv_heads
         self._padded_dim: int = max(16, triton.next_power_of_2(spec.head_dim))
         self._slopes = None if spec.alibi_slopes is None else spec.alibi_slopes.float().contiguous()
+        self._bias = None if spec.relative_bias is None else spec.relative_bias.float().contiguous()
 
     @staticmethod
     def cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
@@ -59,7 +61,10 @@ class TritonAttention(Attention):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch
     ) -> Tensor:
-        self._write(k, v, k_cache, v_cache, batch)
+        self.write(k, v, k_cache, v_cache, batch.slots, batch.block_size)
+        return self.attend(q, k_cache, v_cache, batch)
+
+    def attend(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         decodes, prompts = batch.num_decodes, len(batch.query_lens) - batch.num_decodes
         if decodes:
@@ -77,13 +82,13 @@ class TritonAttention(Attention):
             return 32
         return 128 if self._padded_dim <= 128 else 64
 
-    def _write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> None:
+    def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, block_size: int) -> None:
         kernels.write_cache[(len(k),)](
             k,
             v,
             k_cache,
             v_cache,
-            batch.slots,
+            slots,
             *k.stride()[:2],
             *v.stride()[:2],
             *k_cache.stride()[:2],
@@ -91,7 +96,7 @@ class TritonAttention(Attention):
             PADDED_HEADS=triton.next_power_of_2(self.spec.num_kv_heads),
             HEAD_DIM=self.spec.head_dim,
             PADDED_DIM=self._padded_dim,
-            BLOCK_SIZE=batch.block_size,
+            BLOCK_SIZE=block_size,
         )
 
     def _attend(
@@ -114,6 +119,8 @@ class TritonAttention(Attention):
             batch.context_lens,
             batch.block_tables,
             self._slopes,
+            self._bias,
+            batch.first_keys,
             launch.first,
             batch.block_tables.stride(0),
             spec.scale,
@@ -127,6 +134,8 @@ class TritonAttention(Attention):
             WINDOW=spec.window or 0,
             SOFTCAP=spec.softcap or 0.0,
             HAS_ALIBI=self._slopes is not None,
+            DISTANCES=0 if self._bias is None else self._bias.shape[1],
+            HAS_FIRST_KEYS=batch.first_keys is not None,
             NUM_SPLITS=splits,
             ROWS=launch.rows,
             KEYS=self._tile_keys(k_cache),

@@ -75,6 +75,8 @@ def attend(
     context_lens,
     block_tables,
     alibi_slopes,
+    relative_bias,
+    first_keys,
     first_sequence,
     table_stride,
     scale,
@@ -90,6 +92,8 @@ def attend(
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr,
+    DISTANCES: tl.constexpr,
+    HAS_FIRST_KEYS: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
@@ -97,7 +101,8 @@ def attend(
     """Grid (row tiles * NUM_SPLITS, sequences, KV heads).
 
     out is [tokens, HEADS, NUM_SPLITS, HEAD_DIM] and split_lse [tokens, HEADS, NUM_SPLITS], in log 2, written only with
-    several splits. WINDOW and SOFTCAP are 0 where there is none.
+    several splits. WINDOW, SOFTCAP and DISTANCES, the columns of relative_bias [HEADS, DISTANCES], are 0 where there is
+    none.
     """
     tile = tl.program_id(0) // NUM_SPLITS
     split = tl.program_id(0) % NUM_SPLITS
@@ -124,8 +129,10 @@ def attend(
         slopes = tl.load(alibi_slopes + heads, mask=queries < num_queries, other=0.0)
 
     first_key = 0
+    if HAS_FIRST_KEYS:
+        first_key = tl.load(first_keys + sequence)
     if WINDOW > 0:
-        first_key = tl.maximum(0, cached + (tile * ROWS) // GROUP - WINDOW + 1)
+        first_key = tl.maximum(first_key, cached + (tile * ROWS) // GROUP - WINDOW + 1)
     end_key = cached + tl.minimum((tile * ROWS + ROWS - 1) // GROUP + 1, num_queries)
     share = tl.cdiv(tl.cdiv(end_key - first_key, KEYS), NUM_SPLITS) * KEYS
     start = first_key + split * share
@@ -141,6 +148,11 @@ def attend(
         cells = blocks.to(tl.int64) * block_stride + kv_head * head_stride + (keys % BLOCK_SIZE) * HEAD_DIM
         key_tile = tl.load(k_cache + cells[:, None] + dims[None, :], mask=in_tile, other=0.0)
         logits = _log2_logits(q_tile, key_tile, keys, positions, slopes, scale, HAS_ALIBI, SOFTCAP)
+        if DISTANCES > 0:
+            distances = tl.minimum(tl.maximum(positions[:, None] - keys[None, :], 0), DISTANCES - 1)
+            in_table = (queries < num_queries)[:, None] & (keys < stop)[None, :]
+            bias = tl.load(relative_bias + heads[:, None] * DISTANCES + distances, mask=in_table, other=0.0)
+            logits += bias * LOG2_E
         visible = (keys[None, :] <= positions[:, None]) & (keys < stop)[None, :]
         if WINDOW > 0:
             visible &= keys[None, :] > positions[:, None] - WINDOW

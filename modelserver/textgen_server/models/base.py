@@ -20,11 +20,7 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What the KV cache of a rank must hold.
-
-    Attributes:
-        num_layers: pools of keys and values; an encoder-decoder has two for each layer of its decoder.
-    """
+    """What the KV cache of a rank must hold; `num_layers` are those that have keys and values."""
 
     num_layers: int
     num_kv_heads: int

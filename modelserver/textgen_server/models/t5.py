@@ -7,12 +7,14 @@ A sequence is the encoder's tokens and behind them the decoder's, in one list of
     its blocks  cross keys, values   self-attention's keys and values
 
 The step that has position 0 runs the encoder over the whole prompt and writes the cross-attention's keys and values of
-every decoder layer; later steps only read them. Each decoder layer has two pools, so half of each is unused.
+every decoder layer; later steps only read them. So a decoder layer's two attentions share one pool, and none is unused.
+To a backend, self-attention is that of a sequence whose first keys are hidden, with a bias by distance; cross-attention
+is that of sequences that end with the encoder's last key, each with one query.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -20,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textgen_server.attention.base import AttentionBatch, write_reference
-from textgen_server.attention.spans import Span, SpanGroup, attend_spans, group_spans
+from textgen_server.attention.base import AttentionBatch, AttentionSpec
 from textgen_server.errors import CheckpointError
 from textgen_server.layers.build import Builder
 from textgen_server.layers.norm import RMSNorm
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig, count
+from textgen_server.models.t5_step import Step, plan_step
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -34,51 +36,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where the two halves of the step's sequences lie in the flat batch.
-
-    Attributes:
-        encoder_rows, decoder_rows: [.] int64.
-        encoder: spans of the prompts that are encoded in this step, as [length] of each.
-        own: groups of decoder queries with the decoder keys before them.
-        cross: groups of decoder queries with the encoder's keys.
-    """
-
-    encoder_rows: Tensor
-    decoder_rows: Tensor
-    encoder: list[int]
-    own: list[SpanGroup]
-    cross: list[SpanGroup]
-
-
-def plan_step(batch: AttentionBatch) -> Step:
-    """Cut the step's sequences where their encoder ends."""
-    encoder_rows: list[int] = []
-    decoder_rows: list[int] = []
-    encoder, own, cross, row = [], [], [], 0
-    lengths = zip(batch.query_lens, batch.host_context_lens, batch.encoder_lens, strict=True)
-    for sequence, (queries, context, length) in enumerate(lengths):
-        first = context - queries
-        if first == 0:
-            encoder.append(length)
-            encoder_rows += range(row, row + length)
-        encoded = max(length - first, 0)
-        rows = slice(len(decoder_rows), len(decoder_rows) + queries - encoded)
-        decoder_rows += range(row + encoded, row + queries)
-        own.append(Span(sequence, rows, first + encoded, length, context, causal=True))
-        cross.append(Span(sequence, rows, first + encoded, 0, length, causal=False))
-        row += queries
-    device = batch.slots.device
-    return Step(
-        torch.tensor(encoder_rows, device=device, dtype=torch.int64),
-        torch.tensor(decoder_rows, device=device, dtype=torch.int64),
-        encoder,
-        group_spans(own, batch),
-        group_spans(cross, batch),
-    )
 
 
 class RelativeBias(nn.Module):
@@ -110,6 +67,10 @@ class RelativeBias(nn.Module):
         growth = torch.log(distances.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
         far = (exact + (growth * (buckets - exact)).long()).clamp(max=buckets - 1)
         return side + torch.where(distances < exact, distances, far)
+
+    def behind(self) -> Tensor:
+        """[heads, D]: of keys that lie 0, 1, ... D - 1 places before the query; from there on it is always the last."""
+        return self.forward(-torch.arange(self.max_distance + 1, device=self.table.device)[:, None])[:, :, 0]
 
 
 class Projections(nn.Module):
@@ -181,8 +142,14 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: ModelConfig, build: Builder, prefix: str) -> None:
+    """`bias` is that of self-attention, see AttentionSpec.relative_bias."""
+
+    def __init__(self, config: ModelConfig, build: Builder, prefix: str, bias: Tensor) -> None:
         super().__init__()
+        heads = len(bias)
+        plain = AttentionSpec(heads, heads, config.head_dim, scale=1.0)
+        self.attend_to_own = build.attention(replace(plain, relative_bias=bias))
+        self.attend_to_encoder = build.attention(plain)
         self.attention_norm = _norm(config, build, f"{prefix}.layer.0")
         self.attention = Projections(config, build, f"{prefix}.layer.0.SelfAttention")
         self.cross_norm = _norm(config, build, f"{prefix}.layer.1")
@@ -190,20 +157,20 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = _norm(config, build, f"{prefix}.layer.2")
         self.mlp = FeedForward(config, build, f"{prefix}.layer.2.DenseReluDense")
 
-    def forward(
-        self, x: Tensor, slots: Tensor, step: Step, biases: list[Tensor], own: LayerCache, cross: LayerCache
-    ) -> Tensor:
+    def forward(self, x: Tensor, step: Step, cache: LayerCache) -> Tensor:
         normed = self.attention_norm(x)
-        _write(own, self.attention.keys_values(normed), slots)
-        queries = self.attention.queries(normed)
-        x = _within(x + self.attention.output(attend_spans(queries, own.keys, own.values, step.own, biases, 1.0)))
+        queries, (keys, values) = self.attention.queries(normed), self.attention.keys_values(normed)
+        attended = self.attend_to_own.forward(queries, keys, values, cache.keys, cache.values, step.own)
+        x = _within(x + self.attention.output(attended))
         queries = self.cross.queries(self.cross_norm(x))
-        x = _within(x + self.cross.output(attend_spans(queries, cross.keys, cross.values, step.cross, None, 1.0)))
+        attended = self.attend_to_encoder.attend(queries, cache.keys, cache.values, step.cross)
+        x = _within(x + self.cross.output(attended))
         return _within(x + self.mlp(self.mlp_norm(x)))
 
-    def remember(self, encoded: Tensor, slots: Tensor, cross: LayerCache) -> None:
+    def remember(self, encoded: Tensor, slots: Tensor, cache: LayerCache, block_size: int) -> None:
         """Write the cross-attention's keys and values of what was encoded."""
-        _write(cross, self.cross.keys_values(encoded), slots)
+        keys, values = self.cross.keys_values(encoded)
+        self.attend_to_encoder.write(keys, values, cache.keys, cache.values, slots, block_size)
 
 
 class T5ForConditionalGeneration(nn.Module):
@@ -213,7 +180,7 @@ class T5ForConditionalGeneration(nn.Module):
         super().__init__()
         heads = build.heads(config.num_heads, config.num_heads)
         layers = count(config.raw, "num_decoder_layers", config.num_layers)
-        self.cache_spec = CacheSpec(2 * layers, heads.q_count, config.head_dim)
+        self.cache_spec = CacheSpec(layers, heads.q_count, config.head_dim)
         self.embedding = build.embedding("shared.weight", config.vocab_size)
         bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         self.encoder_bias = RelativeBias(config, build, f"encoder.{bias}", bidirectional=True)
@@ -221,8 +188,10 @@ class T5ForConditionalGeneration(nn.Module):
             EncoderLayer(config, build, f"encoder.block.{index}") for index in range(config.num_layers)
         )
         self.encoder_norm = RMSNorm(build.vector("encoder.final_layer_norm.weight"), config.norm_eps)
-        self.decoder_bias = RelativeBias(config, build, f"decoder.{bias}", bidirectional=False)
-        self.decoder = nn.ModuleList(DecoderLayer(config, build, f"decoder.block.{index}") for index in range(layers))
+        behind = RelativeBias(config, build, f"decoder.{bias}", bidirectional=False).behind()
+        self.decoder = nn.ModuleList(
+            DecoderLayer(config, build, f"decoder.block.{index}", behind) for index in range(layers)
+        )
         self.decoder_norm = RMSNorm(build.vector("decoder.final_layer_norm.weight"), config.norm_eps)
         own_head = "lm_head.weight" in build.loader
         self.head = build.output_head("lm_head.weight" if own_head else "shared.weight", config.vocab_size)
@@ -234,26 +203,23 @@ class T5ForConditionalGeneration(nn.Module):
         """Hidden states [T, hidden]; those of the encoder's rows are zero."""
         step = batch.plan(plan_step)
         x = self.embedding(tokens)
-        own, cross = caches[: len(self.decoder)], caches[len(self.decoder) :]
-        if step.encoder:
-            self._encode(x[step.encoder_rows], step, batch.slots[step.encoder_rows], cross)
+        if step.lengths:
+            self._encode(x[step.encoder_rows], step.lengths, batch.slots[step.encoder_rows], caches, batch.block_size)
         hidden = torch.zeros_like(x)
-        slots = batch.slots[step.decoder_rows]
-        biases = [self.decoder_bias(group.distances) for group in step.own]
         y = x[step.decoder_rows]
-        for layer, own_cache, cross_cache in zip(self.decoder, own, cross, strict=True):
-            y = layer(y, slots, step, biases, own_cache, cross_cache)
+        for layer, cache in zip(self.decoder, caches, strict=True):
+            y = layer(y, step, cache)
         hidden[step.decoder_rows] = self.decoder_norm(y)
         return hidden
 
-    def _encode(self, x: Tensor, step: Step, slots: Tensor, caches: list[LayerCache]) -> None:
-        places = [torch.arange(length, device=x.device) for length in step.encoder]
+    def _encode(self, x: Tensor, lengths: list[int], slots: Tensor, caches: list[LayerCache], block_size: int) -> None:
+        places = [torch.arange(length, device=x.device) for length in lengths]
         biases = [self.encoder_bias(place[None, :] - place[:, None]) for place in places]
         for layer in self.encoder:
-            x = layer(x, step.encoder, biases)
+            x = layer(x, lengths, biases)
         x = self.encoder_norm(x)
         for layer, cache in zip(self.decoder, caches, strict=True):
-            cast(DecoderLayer, layer).remember(x, slots, cache)
+            cast(DecoderLayer, layer).remember(x, slots, cache, block_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.head(hidden * self.head_scale)
@@ -262,11 +228,6 @@ class T5ForConditionalGeneration(nn.Module):
 
 def _norm(config: ModelConfig, build: Builder, prefix: str) -> RMSNorm:
     return RMSNorm(build.vector(f"{prefix}.layer_norm.weight"), config.norm_eps)
-
-
-def _write(cache: LayerCache, keys_values: tuple[Tensor, Tensor], slots: Tensor) -> None:
-    for pool, written in zip((cache.keys, cache.values), keys_values, strict=True):
-        write_reference(pool, written, slots)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

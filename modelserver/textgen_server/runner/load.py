@@ -85,7 +85,8 @@ def load_model(
     started = time.monotonic()
     config = read_config(folder, options.trust_remote_code)
     dtype = choose_dtype(options, device)
-    attention = choose(config.family.attention or options.attention_backend, device.type, dtype, config.head_dim)
+    relative = config.family.encoder_decoder
+    attention = choose(options.attention_backend, device.type, dtype, config.head_dim, relative)
     weights = open_weights(options, folder, config, device, merge is not None)
     checkpoint = weights.checkpoint
     rows = AdapterRows() if options.takes_adapters else None

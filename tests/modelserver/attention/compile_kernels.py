@@ -4,7 +4,7 @@ import sys
 from itertools import product
 
 import torch
-from attention_cases import Case, PagedRun, slopes, spec
+from attention_cases import Case, PagedRun, biases, slopes, spec
 from compiled_kernels import compile_for
 
 from textgen_server.attention.triton import TritonAttention
@@ -14,6 +14,8 @@ CASES = [
     (torch.bfloat16, Case("Llama 8B", spec(8, 2, 128), QUERIES, CACHED)),
     (torch.float16, Case("groups of three, every option", spec(
         9, 3, 80, window=1000, softcap=30.0, alibi_slopes=slopes(9)), QUERIES, CACHED)),
+    (torch.bfloat16, Case("T5", spec(4, 4, 64, relative_bias=biases(4, 129)), (1, 1, 3), (4000, 10, 100),
+                          first_keys=(3000, 2, 100))),
     (torch.bfloat16, Case("head_dim 256", spec(2, 1, 256), QUERIES, CACHED, block_size=256)),
     (torch.float32, Case("float32", spec(4, 2, 64), QUERIES, CACHED)),
 ]  # fmt: skip

@@ -25,7 +25,7 @@ def load(name: str) -> tuple[type[Attention], torch.device]:
 
 
 def fits(case: Case, backend: type[Attention]) -> bool:
-    return case.block_size % backend.block_size_multiple == 0
+    return case.block_size % backend.block_size_multiple == 0 and (backend.relative or not case.relative)
 
 
 @pytest.mark.parametrize("name", ATTENTION_BACKENDS)
@@ -34,7 +34,7 @@ def test_equals_the_reference(name: str, case: Case) -> None:
     backend, device = load(name)
     dtype = torch.float32 if torch.float32 in backend.dtypes else torch.bfloat16
     if not fits(case, backend):
-        pytest.skip(f"{name} needs blocks of a multiple of {backend.block_size_multiple}")
+        pytest.skip(f"{name} takes no such blocks, or no bias by distance")
     run = PagedRun(case, device, dtype)
     tolerance = TOLERANCE[device.type, dtype]
     torch.testing.assert_close(run.attended_by(backend), run.expected(), rtol=tolerance, atol=tolerance)
@@ -62,6 +62,20 @@ def test_keys_and_values_go_where_slots_say(name: str) -> None:
     for pool, expected in zip(pools, run.reference_pools(run.step), strict=True):
         # The order inside a block is the backend's own; what is in each block is not.
         torch.testing.assert_close(pool.flatten(1).sort().values, expected.flatten(1).sort().values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ATTENTION_BACKENDS)
+def test_keys_that_are_there_already_can_be_attended_to(name: str) -> None:
+    """As cross-attention does."""
+    backend, device = load(name)
+    if not backend.relative:
+        pytest.skip(f"{name} serves no encoder-decoders")
+    run = PagedRun(Case("cross", spec(), (1, 1, 20, 9), (40, 3, 0, 17)), device, torch.float32)
+    layer, pools = backend(run.spec_on_device()), run.pools(backend)
+    run.fill(layer, pools)
+    layer.write(*run.keys_and_values(run.step), *pools, run.step.slots, run.step.block_size)
+    tolerance = TOLERANCE[device.type, torch.float32]
+    torch.testing.assert_close(layer.attend(run.q, *pools, run.step), run.expected(), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", ATTENTION_BACKENDS)

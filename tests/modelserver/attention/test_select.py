@@ -56,6 +56,15 @@ class SmallHeads(CpuAttention):
         return None if head_dim <= 256 else f"takes no heads of {head_dim}"
 
 
+def test_an_encoder_decoder_gets_a_backend_with_relative_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(None, "cpu", torch.float32, 64, relative=True) is CpuAttention
+    monkeypatch.setattr(CpuAttention, "relative", False)
+    with pytest.raises(
+        StartupError, match=r"--attention-backend cpu has no relative position bias, .* among reference$"
+    ):
+        choose("cpu", "cpu", torch.float32, 64, relative=True)
+
+
 def test_a_dtype_that_nobody_computes_in_is_refused_with_every_reason() -> None:
     with pytest.raises(StartupError, match=r"No attention backend runs on cpu in float64: .*cpu does not compute"):
         choose(None, "cpu", torch.float64, 64)
