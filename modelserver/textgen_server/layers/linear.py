@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.native.ops import NativeLinear, fit
 from textgen_server.weights.loader import Loader, Part
 
 # oneDNN's blocked weight layout depends on the expected number of rows; this one was best or near it from 1 to 512.
@@ -25,7 +26,8 @@ class Linear(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """The same on the CPU, with the weight in oneDNN's own layout: about twice as fast as F.linear on few rows."""
+    """The same on a CPU without our kernels, with the weight in oneDNN's own layout: about twice as fast as F.linear on
+    few rows."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -38,12 +40,14 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Does this torch pack weights of that kind?"""
+    """Is the weight of such a layer copied into another layout?"""
     return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def dense(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     """The fastest full-precision linear layer for where the weight is."""
+    if fit(weight):
+        return NativeLinear(weight, bias)
     return PackedLinear(weight, bias) if can_pack(weight.device, weight.dtype) else Linear(weight, bias)
 
 

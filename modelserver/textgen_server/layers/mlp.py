@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from textgen_server.layers.activation import Activation
 from textgen_server.layers.build import Builder
+from textgen_server.native.ops import fit, silu_and_multiply
 
 
 class GatedMLP(nn.Module):
@@ -29,9 +30,14 @@ class GatedMLP(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(self.activation(gate) * up)
+        out: Tensor = self.down(self._activate(self.gate_up(x)))
         return out
+
+    def _activate(self, gate_up: Tensor) -> Tensor:
+        if self.activation is F.silu and fit(gate_up):
+            return silu_and_multiply(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.activation(gate) * up
 
 
 class MLP(nn.Module):

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.native.ops import fit, rms_norm
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019), computed in float32."""
@@ -14,6 +16,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if fit(x, self.weight):
+            return rms_norm(x, self.weight, self.eps)
         if x.dtype == torch.float32:
             return torch.rms_norm(x, self.weight.shape, self.weight, self.eps)
         normed = torch.rms_norm(x.float(), self.weight.shape, None, self.eps)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from textgen_server.errors import CheckpointError
+from textgen_server.native.ops import fit, rotate_
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,13 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + dim/2]) of the last dimension by its position's angle. x: [T, heads, dim]."""
+    """Turn each pair (x[i], x[i + dim/2]) of the last dimension by its position's angle. x: [T, heads, dim].
+
+    The result may be x itself, turned in place.
+    """
+    if fit(x, cos, sin) and x.stride()[1:] == (x.shape[2], 1):
+        rotate_(x, cos, sin)
+        return x
     first, second = x.chunk(2, dim=-1)
     return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)
 
@@ -167,4 +174,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rotate_part(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The same for the first features of each head, as many as cos and sin have; the others stay."""
     dim = cos.shape[-1]
+    if fit(x, cos, sin) and x.stride()[1:] == (x.shape[2], 1):
+        rotate_(x, cos, sin)
+        return x
     return torch.cat([rotate(x[..., :dim], cos, sin), x[..., dim:]], dim=-1)

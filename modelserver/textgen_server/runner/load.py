@@ -19,6 +19,7 @@ from textgen_server.layers.build import Builder
 from textgen_server.layers.lora import AdapterRows
 from textgen_server.models.base import CausalModel
 from textgen_server.models.config import ModelConfig, read_config
+from textgen_server.native import library as native
 from textgen_server.parallel import Group
 from textgen_server.runner.adapters import Adapters
 from textgen_server.runner.outline import check_room, survey
@@ -83,6 +84,8 @@ def load_model(
         OutOfMemory: the weights do not fit on the device.
     """
     started = time.monotonic()
+    if device.type == "cpu":
+        native.use()
     config = read_config(folder, options.trust_remote_code)
     dtype = choose_dtype(options, device)
     relative = config.family.encoder_decoder

@@ -1,0 +1,211 @@
+// Causal attention over blocks of keys and values, read where they lie.
+//
+// A cell of the key pool is one KV head of one block, [head_dim, tokens]: a vector holds one feature of consecutive
+// tokens, so that scores of many tokens come from one load. A cell of the value pool is [tokens, head_dim].
+// The softmax is taken over one block after another (Milakov and Gimelshein 2018; Dao et al. 2022), always from the
+// first: what a query gets depends on its own sequence alone.
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "simd.h"
+#include "threads.h"
+
+extern "C" {
+
+// What a layer attends to in one step. Mirrored by AttentionCall in native/attention.py.
+struct TextgenAttention {
+    const float *queries, *keys, *values;  // [T, heads or kv_heads, head_dim], rows these many floats apart:
+    int64_t query_stride, key_stride, value_stride;
+    float *out;                      // [T, heads, head_dim]
+    float *key_pool, *value_pool;    // [blocks, kv_heads, cells of padded_block * head_dim]
+    const int32_t *starts, *contexts, *tables;  // [B + 1], [B], [B, table_width]
+    const int64_t *slots;            // [T]
+    const float *slopes;             // ALiBi's, [heads], or null
+    int64_t tokens, sequences, table_width;
+    int64_t heads, kv_heads, head_dim, block_size, padded_block;
+    int64_t window;                  // 0 for none
+    float scale, softcap;            // softcap 0 for none
+};
+}
+
+namespace {
+
+using Step = TextgenAttention;
+
+// One piece of work: some tokens of one sequence, for some of the query heads of one KV head; a row for each pair.
+struct Piece {
+    long sequence, kv_head, first_token, tokens, first_head, heads;
+};
+
+struct Attend {
+    const Step &step;
+    const Piece &piece;
+    long context = step.contexts[piece.sequence];
+    long queries = step.starts[piece.sequence + 1] - step.starts[piece.sequence];
+    long cell = step.padded_block * step.head_dim;
+
+    long token(int row) const { return step.starts[piece.sequence] + piece.first_token + row / piece.heads; }
+    long head(int row) const { return piece.first_head + row % piece.heads; }
+    long position(int row) const { return context - queries + piece.first_token + row / piece.heads; }
+
+    template <int ROWS>
+    void rows() const {
+        const long dim = step.head_dim, width = step.padded_block;
+        thread_local std::vector<float> memory;
+        memory.resize(ROWS * (2 * dim + width));
+        float *query = memory.data(), *sums = query + ROWS * dim, *weights = sums + ROWS * dim;
+        float highest[ROWS], total[ROWS];
+        for (int r = 0; r < ROWS; ++r) {
+            const float *from = step.queries + token(r) * step.query_stride + head(r) * dim;
+            for (long i = 0; i < dim; ++i) query[r * dim + i] = from[i] * step.scale;
+            highest[r] = -std::numeric_limits<float>::infinity();
+            total[r] = 0;
+        }
+        std::fill(sums, sums + ROWS * dim, 0.0f);
+        const long end = position(ROWS - 1) + 1;
+        const long first = step.window ? std::max<long>(0, position(0) + 1 - step.window) : 0;
+        const int32_t *table = step.tables + piece.sequence * step.table_width;
+        for (long block = first / step.block_size; block * step.block_size < end; ++block) {
+            const long offset = (table[block] * step.kv_heads + piece.kv_head) * cell;
+            scores<ROWS>(query, step.key_pool + offset, weights);
+            bend<ROWS>(weights, block * step.block_size);
+            for (int r = 0; r < ROWS; ++r) soften(weights + r * width, sums + r * dim, highest[r], total[r]);
+            weigh<ROWS>(weights, step.value_pool + offset, sums);
+        }
+        for (int r = 0; r < ROWS; ++r) {
+            float *to = step.out + (token(r) * step.heads + head(r)) * dim;
+            for (long i = 0; i < dim; ++i) to[i] = sums[r * dim + i] / total[r];
+        }
+    }
+
+    // weights = query keys
+    template <int ROWS>
+    void scores(const float *query, const float *keys, float *weights) const {
+        const long width = step.padded_block;
+        long column = 0;
+        for (; column + TILE_COLUMNS <= width; column += TILE_COLUMNS)
+            product<ROWS, 2>(query, step.head_dim, keys + column, width, step.head_dim, weights + column, width, false);
+        for (; column < width; column += LANES)
+            product<ROWS, 1>(query, step.head_dim, keys + column, width, step.head_dim, weights + column, width, false);
+    }
+
+    // sums += weights values
+    template <int ROWS>
+    void weigh(const float *weights, const float *values, float *sums) const {
+        const long width = step.padded_block, dim = step.head_dim;
+        long column = 0;
+        for (; column + TILE_COLUMNS <= dim; column += TILE_COLUMNS)
+            product<ROWS, 2>(weights, width, values + column, dim, step.block_size, sums + column, dim, true);
+        for (; column < dim; column += LANES)
+            product<ROWS, 1>(weights, width, values + column, dim, step.block_size, sums + column, dim, true);
+    }
+
+    template <int ROWS, int VECTORS>
+    static void product(const float *a, long a_stride, const float *b, long b_stride, long depth, float *out,
+                        long out_stride, bool add) {
+        Vec sums[ROWS][VECTORS] = {};
+        if (add)
+            for (int r = 0; r < ROWS; ++r)
+                for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(out + r * out_stride + v * LANES);
+        multiply_add<ROWS, VECTORS>(a, a_stride, b, b_stride, depth, sums);
+        for (int r = 0; r < ROWS; ++r)
+            for (int v = 0; v < VECTORS; ++v) store(out + r * out_stride + v * LANES, sums[r][v]);
+    }
+
+    // Softcap, ALiBi, and -inf for what a row does not see.
+    template <int ROWS>
+    void bend(float *weights, long start) const {
+        const long width = step.padded_block;
+        for (int r = 0; r < ROWS; ++r) {
+            float *row = weights + r * width;
+            const long seen_from = step.window ? position(r) + 1 - step.window : 0, seen_to = position(r) + 1;
+            if (step.softcap)
+                for (long i = 0; i < width; ++i) row[i] = step.softcap * std::tanh(row[i] / step.softcap);
+            if (step.slopes)
+                for (long i = 0; i < width; ++i) row[i] += step.slopes[head(r)] * (start + i - position(r));
+            for (long i = 0; i < std::min(width, seen_from - start); ++i) row[i] = HIDDEN;
+            for (long i = std::max<long>(0, std::min(step.block_size, seen_to - start)); i < width; ++i) row[i] = HIDDEN;
+        }
+    }
+
+    // One more block of a row's scores: they become weights, and what was summed before is scaled to the new maximum.
+    void soften(float *row, float *sums, float &highest, float &total) const {
+        const long width = step.padded_block;
+        Vec most = splat(highest);
+        for (long i = 0; i < width; i += LANES) {
+            const Vec scores = load(row + i);
+            most = scores > most ? scores : most;
+        }
+        const float now = largest(most);
+        if (now == HIDDEN) {  // nothing seen yet
+            std::fill(row, row + width, 0.0f);
+            return;
+        }
+        Vec added = {};
+        for (long i = 0; i < width; i += LANES) {
+            const Vec weight = exp(load(row + i) - now);
+            store(row + i, weight);
+            added += weight;
+        }
+        if (now > highest) {
+            const float shrink = exp(splat(highest - now))[0];
+            total *= shrink;
+            for (long i = 0; i < step.head_dim; ++i) sums[i] *= shrink;
+            highest = now;
+        }
+        total += sum(added);
+    }
+
+    static constexpr float HIDDEN = -std::numeric_limits<float>::infinity();
+};
+
+void write(const Step &step, long token) {
+    const long block = step.slots[token] / step.block_size, offset = step.slots[token] % step.block_size;
+    const long cell = step.padded_block * step.head_dim;
+    for (long head = 0; head < step.kv_heads; ++head) {
+        const float *key = step.keys + token * step.key_stride + head * step.head_dim;
+        const float *value = step.values + token * step.value_stride + head * step.head_dim;
+        const long start = (block * step.kv_heads + head) * cell;
+        float *to = step.key_pool + start + offset;
+        for (long i = 0; i < step.head_dim; ++i) to[i * step.padded_block] = key[i];
+        std::memcpy(step.value_pool + start + offset * step.head_dim, value, step.head_dim * sizeof(float));
+    }
+}
+
+std::vector<Piece> pieces_of(const Step &step) {
+    const long group = step.heads / step.kv_heads, heads = std::min<long>(group, TILE_ROWS), together = TILE_ROWS / heads;
+    std::vector<Piece> pieces;
+    // The longest first, so that no thread is left alone with it.
+    for (long sequence = step.sequences - 1; sequence >= 0; --sequence) {
+        const long queries = step.starts[sequence + 1] - step.starts[sequence];
+        for (long token = (queries - 1) / together * together; token >= 0; token -= together)
+            for (long kv_head = 0; kv_head < step.kv_heads; ++kv_head)
+                for (long head = 0; head < group; head += heads)
+                    pieces.push_back({sequence, kv_head, token, std::min(together, queries - token),
+                                      kv_head * group + head, std::min(heads, group - head)});
+    }
+    return pieces;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Features of a head, and the padded tokens of a block, must be multiples of this.
+long textgen_lanes() { return LANES; }
+
+void textgen_attention(const TextgenAttention *call) {
+    const Step &step = *call;
+    const long together = std::max<long>(1, 4096 / (step.kv_heads * step.head_dim));
+    team().share((step.tokens + together - 1) / together, [&](long piece) {
+        for (long t = piece * together; t < std::min(step.tokens, (piece + 1) * together); ++t) write(step, t);
+    });
+    const std::vector<Piece> pieces = pieces_of(step);
+    team().share(static_cast<long>(pieces.size()), [&](long number) {
+        const Piece &piece = pieces[number];
+        with_rows(static_cast<int>(piece.tokens * piece.heads), [&]<int ROWS>() { Attend{step, piece}.rows<ROWS>(); });
+    });
+}
+}

@@ -1,0 +1,76 @@
+// What lies between the matrices: norms, activations and rotation, row by row in float32.
+
+#include <algorithm>
+
+#include "simd.h"
+#include "threads.h"
+
+namespace {
+
+// Rows are shared by threads only where there are enough numbers to pay for waking them.
+template <typename Work>
+void share_rows(long rows, long width, const Work &work) {
+    const long together = std::max<long>(1, 8192 / width);
+    team().share((rows + together - 1) / together, [&](long piece) {
+        for (long row = piece * together; row < std::min(rows, (piece + 1) * together); ++row) work(row);
+    });
+}
+
+}  // namespace
+
+extern "C" {
+
+// out = x / sqrt(mean(x^2) + eps) * weight, for rows [rows, width]
+void textgen_rms_norm(const float *x, long x_stride, const float *weight, float eps, float *out, long rows, long width) {
+    share_rows(rows, width, [=](long row) {
+        const float *from = x + row * x_stride;
+        float *to = out + row * width;
+        Vec squares = {};
+        long i = 0;
+        for (; i + LANES <= width; i += LANES) squares += load(from + i) * load(from + i);
+        float total = sum(squares);
+        for (; i < width; ++i) total += from[i] * from[i];
+        const float factor = 1.0f / std::sqrt(total / width + eps);
+        for (i = 0; i + LANES <= width; i += LANES) store(to + i, load(from + i) * factor * load(weight + i));
+        for (; i < width; ++i) to[i] = from[i] * factor * weight[i];
+    });
+}
+
+// out = silu(gate) * up, with gate and up the halves of x [rows, 2 width]
+void textgen_silu_and_multiply(const float *x, float *out, long rows, long width) {
+    share_rows(rows, width, [=](long row) {
+        const float *gate = x + row * 2 * width, *up = gate + width;
+        float *to = out + row * width;
+        long i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            const Vec g = load(gate + i);
+            store(to + i, g / (1.0f + exp(-g)) * load(up + i));
+        }
+        for (; i < width; ++i) to[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+    });
+}
+
+// In place: each pair (x[i], x[i + dim / 2]) of `heads` heads turns by its row's angle; x's rows are `x_stride` apart,
+// heads `head_dim`, and cos and sin are [rows, dim].
+void textgen_rotate(float *x, long x_stride, const float *cos, const float *sin, long rows, long heads, long head_dim,
+                    long dim) {
+    const long half = dim / 2;
+    share_rows(rows, heads * dim, [=](long row) {
+        const float *c = cos + row * dim, *s = sin + row * dim;
+        for (long head = 0; head < heads; ++head) {
+            float *first = x + row * x_stride + head * head_dim, *second = first + half;
+            long i = 0;
+            for (; i + LANES <= half; i += LANES) {
+                const Vec a = load(first + i), b = load(second + i);
+                store(first + i, a * load(c + i) - b * load(s + i));
+                store(second + i, b * load(c + half + i) + a * load(s + half + i));
+            }
+            for (; i < half; ++i) {
+                const float a = first[i], b = second[i];
+                first[i] = a * c[i] - b * s[i];
+                second[i] = b * c[half + i] + a * s[half + i];
+            }
+        }
+    });
+}
+}

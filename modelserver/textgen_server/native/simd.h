@@ -1,0 +1,95 @@
+// Vectors of floats, as wide as the machine that this is compiled for has them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+constexpr int TILE_ROWS = 12;  // with two vectors of columns: 24 sums of 32 registers
+#else
+constexpr int LANES = 8;
+constexpr int TILE_ROWS = 6;  // 12 sums of 16 registers
+#endif
+constexpr int TILE_COLUMNS = 2 * LANES;
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+
+inline Vec load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
+inline void store(float *to, Vec value) { *reinterpret_cast<Unaligned *>(to) = value; }
+inline Vec splat(float value) { return Vec{} + value; }
+
+inline float sum(Vec value) {
+    float total = 0;
+    for (int i = 0; i < LANES; ++i) total += value[i];
+    return total;
+}
+
+inline float largest(Vec value) {
+    float found = value[0];
+    for (int i = 1; i < LANES; ++i) found = value[i] > found ? value[i] : found;
+    return found;
+}
+
+// e^x to two units in the last place: x = n ln 2 + r, and the Taylor series of e^r for |r| <= ln 2 / 2.
+// Below the smallest normal number it is 0, also for -inf.
+inline Vec exp(Vec x) {
+    const Vec lowest = splat(-87.33654f), highest = splat(88.37626f), magic = splat(12582912.0f);
+    const Ints vanishes = x < lowest;
+    x = vanishes ? lowest : x;
+    x = x > highest ? highest : x;
+    const Vec n = (x * 1.44269504f + magic) - magic;
+    const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    Vec series = splat(1.0f / 5040);
+    series = series * r + 1.0f / 720;
+    series = series * r + 1.0f / 120;
+    series = series * r + 1.0f / 24;
+    series = series * r + 1.0f / 6;
+    series = series * r + 0.5f;
+    series = series * r + 1.0f;
+    series = series * r + 1.0f;
+    const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
+    return vanishes ? Vec{} : series * (Vec)exponent;
+}
+
+// sums[m] += a[m, :] b[:, 0..columns), one product after another in the order of k. Every element is summed in the same
+// order whatever ROWS is, so a row's result does not depend on the rows beside it.
+template <int ROWS, int VECTORS>
+inline void multiply_add(const float *a, long a_stride, const float *b, long b_stride, long depth,
+                         Vec (&sums)[ROWS][VECTORS]) {
+    for (long k = 0; k < depth; ++k, b += b_stride) {
+        Vec columns[VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; ++v) columns[v] = load(b + v * LANES);
+#pragma GCC unroll 12
+        for (int m = 0; m < ROWS; ++m) {
+            const Vec x = splat(a[m * a_stride + k]);
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; ++v) sums[m][v] += x * columns[v];
+        }
+    }
+}
+
+// Calls body.operator()<ROWS>() for the number of rows, 1 to TILE_ROWS.
+template <typename Body>
+inline void with_rows(int rows, Body body) {
+    switch (rows) {
+    case 1: return body.template operator()<1>();
+    case 2: return body.template operator()<2>();
+    case 3: return body.template operator()<3>();
+    case 4: return body.template operator()<4>();
+    case 5: return body.template operator()<5>();
+    case 6: return body.template operator()<6>();
+#if defined(__AVX512F__)
+    case 7: return body.template operator()<7>();
+    case 8: return body.template operator()<8>();
+    case 9: return body.template operator()<9>();
+    case 10: return body.template operator()<10>();
+    case 11: return body.template operator()<11>();
+    case 12: return body.template operator()<12>();
+#endif
+    }
+}

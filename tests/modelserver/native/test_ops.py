@@ -1,0 +1,98 @@
+"""The CPU's kernels compute what torch's operators do, on this machine and as compiled for older ones."""
+
+import ctypes
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from attention_cases import Case, PagedRun, named_cases
+
+from textgen_server.attention.native import NativeAttention
+from textgen_server.layers.rotary import rotate, rotate_part
+from textgen_server.native import library, ops
+
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module", params=["this machine", "x86-64-v3"])
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+    """The kernels in use: for this machine, or with vectors half as wide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_loaded", [])
+        if request.param != "this machine":
+            path = tmp_path_factory.mktemp("kernels") / f"{request.param}.so"
+            library._compile(path, request.param)
+            patch.setattr(library, "_for_this_machine", lambda flags: path)
+        assert library.use()
+        loaded = library.kernels()
+        assert loaded is not None
+        yield loaded
+
+
+@pytest.mark.parametrize(("features", "depth"), [(33, 7), (64, 64), (5, 100), (200, 33)])
+def test_linear_layers_equal_torchs_and_rows_do_not_change_each_other(
+    kernels: ctypes.CDLL, features: int, depth: int
+) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(features, depth), torch.randn(features)
+    layer, plain = ops.NativeLinear(weight, bias), ops.NativeLinear(weight.T.contiguous().T, None)
+    for rows in (0, 1, 2, 6, 7, 12, 13, 40):
+        wide = torch.randn(rows, depth + 3)
+        x = wide[:, :depth]
+        torch.testing.assert_close(layer(x), F.linear(x, weight, bias), **TOLERANCE)
+        torch.testing.assert_close(plain(x[None]), F.linear(x, weight)[None], **TOLERANCE)
+        for row in range(rows):
+            assert torch.equal(layer(x)[row], layer(x[row : row + 1])[0])
+
+
+@pytest.mark.parametrize("width", [1, 16, 37, 576])
+def test_norms_and_activations_equal_torchs(kernels: ctypes.CDLL, width: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(9, width) * 5, torch.randn(width)
+    torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5), torch.rms_norm(x, (width,), weight, 1e-5), **TOLERANCE)
+    both = torch.cat([x * 20, x], dim=-1)
+    both[0, 0] = -200.0  # its exponential is beyond float32
+    torch.testing.assert_close(ops.silu_and_multiply(both), F.silu(both[:, :width]) * both[:, width:], **TOLERANCE)
+
+
+@pytest.mark.parametrize("dim", [4, 32, 64])
+def test_rotation_equals_the_layers_and_leaves_the_rest(
+    kernels: ctypes.CDLL, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    projected = torch.randn(5, 7, 64)
+    cos, sin = torch.randn(5, 1, dim), torch.randn(5, 1, dim)
+    turned = projected.clone()
+    ops.rotate_(turned[:, :6], cos, sin)
+    monkeypatch.setattr(library, "_loaded", [])
+    expected = (rotate if dim == 64 else rotate_part)(projected[:, :6], cos, sin)
+    torch.testing.assert_close(turned[:, :6], expected, **TOLERANCE)
+    assert torch.equal(turned[:, 6], projected[:, 6])
+
+
+@pytest.mark.parametrize("case", named_cases(), ids=lambda case: case.name)
+def test_attention_equals_the_reference(kernels: ctypes.CDLL, case: Case) -> None:
+    if reason := NativeAttention.obstacle(case.spec.head_dim):
+        pytest.skip(f"native attention {reason}")
+    paged = PagedRun(case, torch.device("cpu"), torch.float32)
+    torch.testing.assert_close(paged.attended_by(NativeAttention), paged.expected(), **TOLERANCE)
+
+
+def test_threads_that_ask_at_once_each_get_their_own(kernels: ctypes.CDLL) -> None:
+    torch.manual_seed(0)
+    layers = [ops.NativeLinear(torch.randn(512, 64), None) for _ in range(4)]
+    xs = [torch.randn(8, 64) for _ in layers]
+    alone = [layer(x) for layer, x in zip(layers, xs, strict=True)]
+    same: list[bool] = []
+
+    def work(number: int) -> None:
+        same.extend(torch.equal(layers[number](xs[number]), alone[number]) for _ in range(200))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(layers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same == [True] * 200 * len(layers)
