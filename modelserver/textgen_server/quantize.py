@@ -123,7 +123,7 @@ def _quantize(
     """Hand the rounded matrices over to `shards`; returns their names."""
     device = prepare_device(settings, 0, 1)
     dtype = choose_dtype(settings, device)
-    attention = choose(config.family.attention or None, device.type, dtype, config.head_dim)
+    attention = choose(None, device.type, dtype, config.head_dim, config.family.encoder_decoder)
     survey(config, checkpoint, attention, dtype, Group())
     loader = MergingLoader.open(checkpoint, device, dtype, model.merge)
     build = Builder(loader, Group(), Calibrated(), attention)
