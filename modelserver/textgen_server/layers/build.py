@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from textgen_server.attention.base import Attention
-from textgen_server.errors import CheckpointError
 from textgen_server.layers.embedding import OutputHead, VocabParallelEmbedding
 from textgen_server.layers.lora import AdapterRows, LoraLinear
 from textgen_server.layers.norm import LayerNorm
@@ -66,7 +65,6 @@ class Builder:
     def columns(self, pieces: Sequence[Piece]) -> nn.Module:
         """Column-parallel linear, several pieces fused. Biases are taken where the checkpoint has them."""
         weights = [Part(f"{prefix}.weight", 0, start, length, self.transposed) for prefix, start, length in pieces]
-        self._check_ends(weights)
         biases = [Part(f"{prefix}.bias", 0, start, length) for prefix, start, length in pieces]
         has_bias = all(part.name in self.loader for part in biases)
         linear = self.quantization.linear(self.loader, weights, self.loader.tensor(biases) if has_bias else None)
@@ -78,27 +76,11 @@ class Builder:
         name = f"{prefix}.bias"
         bias = self.vector(name) if name in self.loader else None
         parts = [Part(f"{prefix}.weight", 1, start, length, self.transposed)]
-        self._check_ends(parts)
         # What is summed over the ranks gets its bias behind the sum, or on one of them.
         own_bias = bias if self.group.size == 1 or (not summed and self.group.rank == 0) else None
         linear = self.quantization.linear(self.loader, parts, own_bias)
         linear = self._adaptable(linear, [(prefix, 0, None)], (start, length))
         return RowParallelLinear(linear, bias, self.group) if summed and self.group.size > 1 else linear
-
-    def _check_ends(self, parts: Sequence[Part]) -> None:
-        """Raise CheckpointError where a matrix goes on behind the last rank's parts: config.json is another model's."""
-        if self.group.rank < self.group.size - 1:
-            return
-        for name in dict.fromkeys(part.name for part in parts):
-            ends = [(part.stored_dim, part.start + part.length) for part in parts if part.name == name]
-            self._check_size(name, *max(ends))
-
-    def _check_size(self, name: str, dim: int, size: int) -> None:
-        shape = self.loader.checkpoint.shape(name)
-        if len(shape) > dim and shape[dim] > size:
-            raise CheckpointError(
-                f"{name} of shape {list(shape)} is larger than config.json says, which is {size} in dimension {dim}"
-            )
 
     def _adaptable(
         self, linear: nn.Module, outputs: Sequence[tuple[str, int, int | None]], inputs: tuple[int, int] | None
@@ -115,10 +97,8 @@ class Builder:
 
     def embedding(self, name: str, vocab_size: int) -> VocabParallelEmbedding:
         """The token embedding [vocab, hidden], cut by rows."""
-        self._check_size(name, 0, vocab_size)
         return VocabParallelEmbedding(self.loader, name, vocab_size, self.group)
 
     def output_head(self, name: str, vocab_size: int) -> OutputHead:
         """The matrix [vocab, hidden] that turns hidden states into logits, cut by rows. Never quantized."""
-        self._check_size(name, 0, vocab_size)
         return OutputHead(self.loader, name, vocab_size, self.group)

@@ -85,10 +85,8 @@ def _build_empty(
         model: CausalModel = config.family.load()(config, Builder(survey, group, linear, attention))
     except TooManyRanks as error:
         raise StartupError(f"--num-shard {group.size} is too much for this model: {error}; lower it") from None
-    views = [Loader.read(survey, part) for part in survey.parts]
-    numbers = sum(view.numel() for view in views)
     num_bytes = sum(survey.stored_bytes(part) for part in survey.parts)
-    size = memory.ModelSize(linear.numbers, numbers - linear.numbers, model.cache_spec.numbers)
+    size = memory.ModelSize(linear.numbers, survey.numbers - linear.numbers, model.cache_spec.numbers)
     return survey, Outline(num_bytes, num_bytes - linear.num_bytes, size)
 
 
@@ -100,10 +98,10 @@ class _Counting:
 
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
         """See quantization.base.Quantization."""
-        views = [Loader.read(loader, part) for part in parts]
-        self.numbers += sum(view.numel() for view in views)
+        weight = loader.tensor(parts)
+        self.numbers += weight.numel()
         self.num_bytes += sum(loader.stored_bytes(part) for part in parts)
-        return Linear(loader.tensor(parts), bias)
+        return Linear(weight, bias)
 
 
 def check_room(

@@ -3,10 +3,12 @@
 Used by runner/load.py. Layers read slices, and a slice of a larger matrix would be read without complaint.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from textgen_server.errors import CheckpointError
@@ -22,14 +24,22 @@ class Survey(Loader):
     parts: list[Part] = field(default_factory=list)
 
     def read(self, part: Part) -> Tensor:
-        """A tensor without values, of the part's shape."""
+        """A tensor without values, of the part's shape, also where the checkpoint's is smaller."""
         self.parts.append(part)
-        return super().read(part).to("meta")
+        shape = list(self.checkpoint.shape(part.name))
+        if part.dim is not None and part.stored_dim < len(shape):
+            shape[part.stored_dim] = part.length
+        tensor = torch.empty(shape, dtype=self.checkpoint.dtype(part.name), device="meta")
+        return tensor.t() if part.transposed else tensor
 
     @property
-    def num_bytes(self) -> int:
-        """What was asked for, as stored."""
-        return sum(Loader.read(self, part).nbytes for part in self.parts)
+    def numbers(self) -> int:
+        """How many were asked for."""
+        return sum(self._numbers(part) for part in self.parts)
+
+    def _numbers(self, part: Part) -> int:
+        shape = self.checkpoint.shape(part.name)
+        return math.prod(shape) if part.dim is None else math.prod(shape) * part.length // shape[part.stored_dim]
 
     def check(self, hidden_size: int, vector_sizes: Collection[int]) -> None:
         """Raise CheckpointError unless one rank alone would use every tensor that it reads as a whole, and no layer of
@@ -51,20 +61,23 @@ class Survey(Loader):
         if not dtype.is_floating_point:
             numbers = str(dtype).removeprefix("torch.")
             raise CheckpointError(f"{name} holds {numbers} numbers, and config.json has no quantization_config")
-        cut = parts[0].stored_dim if parts[0].dim is not None else None
-        if cut is None:
+        if parts[0].dim is None:
             if len(shape) == 1 and shape[0] not in vector_sizes:
-                raise CheckpointError(_mismatch(name, shape, 0, hidden_size))
+                raise CheckpointError(_mismatch(name, shape, f"{hidden_size} in dimension 0"))
             return
+        cut = parts[0].stored_dim
+        if cut >= len(shape):
+            raise CheckpointError(_mismatch(name, shape, "a matrix"))
         if len(shape) == 2 and shape[1 - cut] != hidden_size:
-            raise CheckpointError(_mismatch(name, shape, 1 - cut, hidden_size))
+            wanted = f"{hidden_size}, its hidden_size, in dimension {1 - cut}"
+            raise CheckpointError(_mismatch(name, shape, wanted))
         used = _length_covered((part.start, part.start + part.length) for part in parts)
         if used != shape[cut]:
-            raise CheckpointError(_mismatch(name, shape, cut, used))
+            raise CheckpointError(_mismatch(name, shape, f"{used} in dimension {cut}"))
 
 
-def _mismatch(name: str, shape: tuple[int, ...], dim: int, wanted: int) -> str:
-    return f"{name} of shape {list(shape)} does not fit config.json, which makes it {wanted} in dimension {dim}"
+def _mismatch(name: str, shape: tuple[int, ...], wanted: str) -> str:
+    return f"{name} of shape {list(shape)} does not fit config.json, which makes it {wanted}"
 
 
 def _length_covered(ranges: Iterable[tuple[int, int]]) -> int:
