@@ -108,6 +108,11 @@ class Unpacked(Checkpoint):
         prefix = name.removesuffix(".weight")
         return prefix if prefix != name and prefix in self._prefixes else None
 
+    @property
+    def kinds(self) -> set[type[Block]]:
+        """What `block` returns for any of the packed matrices."""
+        return {self.packing.kind(self.stored, prefix) for prefix in self._prefixes}
+
     def kind(self, name: str) -> type[Block] | None:
         """What `block` returns for the matrix `name`; None where it is not packed."""
         prefix = self.prefix(name)

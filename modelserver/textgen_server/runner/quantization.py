@@ -58,20 +58,19 @@ def open_weights(
     # GPT-2's layers ask for matrices the other way round, which is how packed ones never are.
     transposed = getattr(config.family.load(), "transposed", False)
     whole, outline = (Unpacked(checkpoint, packing_of_it, transposed, values) for values in (True, False))
-    return Weights(whole, outline, _as_stored(device, merged), method)
+    quantization = FullPrecision() if merged else _as_stored(whole, device)
+    return Weights(whole, outline, quantization, method)
 
 
-def _as_stored(device: torch.device, merged: bool) -> Quantization:
+def _as_stored(checkpoint: Unpacked, device: torch.device) -> Quantization:
     """Weights of 8 bits stay so. Groups do on GPUs; on the CPU, memory is cheap and dequantizing them at every step is
     not."""
-    if merged:
-        return FullPrecision()
     holders: dict[type[Block], Holder] = {Scaled: scaled_layers}
     if device.type != "cpu" and importlib.util.find_spec("triton") is not None:
         from textgen_server.quantization.grouped_linear import grouped_layers  # needs Triton
 
         holders[Grouped] = grouped_layers
-    return KeepPacked(FullPrecision(), holders)
+    return KeepPacked(FullPrecision(), holders) if checkpoint.kinds & holders.keys() else FullPrecision()
 
 
 def _packing(

@@ -121,7 +121,7 @@ def test_a_model_that_stays_packed_has_the_same_logits(
     family: str, how: Gptq | Awq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, plain = save_packed(how, next(iter(SHAPES[family].values())), tmp_path)
-    monkeypatch.setattr(quantization, "_as_stored", lambda device, merged: METHOD)
+    monkeypatch.setattr(quantization, "_as_stored", lambda checkpoint, device: METHOD)
     runner = make_runner(folder, device=DEVICE.type, dtype="float32")
     assert any(isinstance(module, grouped_linear.GroupedLinear) for module in runner.loaded.model.modules())
     expected = logits(make_runner(plain, device=DEVICE.type, dtype="float32"), [5, 9, 77])
