@@ -27,9 +27,11 @@ def logits(runner: Runner, tokens: list[int], adapter: str = "") -> torch.Tensor
     if start is not None:
         tokens, encoded = [*tokens, start], len(tokens)
     blocks = list(range(-(-len(tokens) // runner.layout.block_size)))
-    item = Item(tokens, 0, blocks, Sample(SamplingParams(), 0), encoder_length=encoded, adapter=adapter)
+    long_rope, choice = runner.loaded.config.long_rope, Sample(SamplingParams(), 0)
+    long = long_rope is not None and len(tokens) > long_rope.original
+    item = Item(tokens, 0, blocks, choice, encoder_length=encoded, adapter=adapter, long=long)
     with torch.inference_mode():
-        inputs = build(StepPlan([item], 0), runner.layout.block_size, runner.device)
+        inputs = build(StepPlan([item], 0), runner.layout.block_size, runner.device, long_rope)
         if runner.loaded.adapters is not None:
             runner.loaded.adapters.use(inputs.adapters)
         model = runner.loaded.model
@@ -71,7 +73,10 @@ def run(
     """Run requests, whose keys are their indices, together until all have ended."""
     caching = caching and not runner.loaded.config.family.encoder_decoder
     blocks = BlockManager(num_blocks or runner.num_blocks, runner.layout.block_size, caching)
-    limits = Limits(batch, prefill or runner.max_prefill_tokens, blocks.num_blocks * blocks.block_size, speculate)
+    total, config = blocks.num_blocks * blocks.block_size, runner.loaded.config
+    long = config.long_rope.original if config.long_rope else 0
+    chunk = prefill or runner.max_prefill_tokens
+    limits = Limits(batch, chunk, total, speculate, long, config.family.restarts_long)
     scheduler = Scheduler(blocks, limits)
     for request in requests:
         scheduler.add(request)

@@ -90,6 +90,7 @@ class _Muscle:
         max_prefill_tokens: most prompt tokens of one step.
         max_positions: longest sequence that the model can take.
         info: as clients get it, but for the limits.
+        long_from, restarts_long: as in engine.scheduler.Limits.
     """
 
     executor: Executor
@@ -98,6 +99,8 @@ class _Muscle:
     max_prefill_tokens: int
     max_positions: int
     info: EngineInfo
+    long_from: int = 0
+    restarts_long: bool = False
 
     @property
     def encodes(self) -> bool:
@@ -157,6 +160,7 @@ def _run_model(orders: Orders) -> int:
             quantize=loaded.quantize,
             longest_step_seconds=runner.warmup_seconds,
         )
+        long = loaded.config.long_rope
         muscle = _Muscle(
             ShardedExecutor(runner, workers),
             runner.layout.block_size,
@@ -164,6 +168,8 @@ def _run_model(orders: Orders) -> int:
             runner.max_prefill_tokens,
             loaded.config.max_positions,
             info,
+            long.original if long else 0,
+            loaded.config.family.restarts_long,
         )
         return asyncio.run(_serve(orders, muscle))
     finally:
@@ -223,7 +229,14 @@ def _limits(options: ServerOptions, muscle: _Muscle) -> Limits:
             f"--max-input-tokens {options.longest_input} leaves no token to generate: it must be less than "
             f"the {wanted} that prompt and output may have together"
         )
-    return Limits(options.max_batch_size, muscle.max_prefill_tokens, wanted, options.speculate)
+    return Limits(
+        options.max_batch_size,
+        muscle.max_prefill_tokens,
+        wanted,
+        options.speculate,
+        muscle.long_from,
+        muscle.restarts_long,
+    )
 
 
 def _describe(orders: Orders, muscle: _Muscle, limits: Limits) -> EngineInfo:

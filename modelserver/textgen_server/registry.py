@@ -42,6 +42,7 @@ class Family(Entry):
         fields: what the family's config.json calls a field, where that is not what Llama's calls it; "" where it has
             none, and what is there means nothing.
         defaults: what fields are where config.json lacks them, by Llama's names.
+        restarts_long: keys and values are computed anew when a sequence outgrows LongRoPE's original length.
         mlp_ratio: `intermediate_size` where config.json lacks it, in units of `hidden_size`.
     """
 
@@ -49,6 +50,7 @@ class Family(Entry):
     encoder_decoder: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    restarts_long: bool = False
     mlp_ratio: int = 0
 
 
@@ -148,7 +150,11 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     "phi3": Family(
-        "textgen_server.models.phi3:Phi3ForCausalLM", "Phi-3, Phi-4", ("phi3",), defaults={"rms_norm_eps": 1e-5}
+        "textgen_server.models.phi3:Phi3ForCausalLM",
+        "Phi-3, Phi-4",
+        ("phi3",),
+        restarts_long=True,
+        defaults={"rms_norm_eps": 1e-5},
     ),
     "starcoder": Family(
         "textgen_server.models.gpt_bigcode:GPTBigCodeForCausalLM",

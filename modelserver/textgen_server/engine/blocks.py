@@ -95,7 +95,7 @@ class BlockManager:
         keys = request.block_keys
         while len(keys) < count:
             start = len(keys) * self.block_size
-            parent = keys[-1] if keys else request.cache_salt.encode()
+            parent = keys[-1] if keys else f"{request.cache_salt}{' long' * request.long}".encode()
             tokens = array("I", request.tokens[start : start + self.block_size]).tobytes()
             keys.append(blake2b(tokens + parent, digest_size=16).digest())
         return keys[:count]

@@ -76,6 +76,7 @@ class Item:
         top_targets: so many of the likeliest tokens are reported for each target.
         encoder_length: with an encoder-decoder model, so many tokens at the sequence's start are the encoder's.
         adapter: name of the adapter that its rows use, "" for the model itself.
+        long: LongRoPE's long factors turn it from its first token on.
     """
 
     tokens: list[int]
@@ -87,6 +88,7 @@ class Item:
     encoder_length: int = 0
     adapter: str = ""
     drafts: int = 0
+    long: bool = False
 
     @property
     def is_decode(self) -> bool:

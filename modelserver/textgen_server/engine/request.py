@@ -66,6 +66,8 @@ class Request:
     """From arrival to the first step that worked on it."""
     cached_tokens: int = field(default=0, init=False)
     """Prompt tokens that were found in the prefix cache at first admission."""
+    long: bool = field(default=False, init=False)
+    """It is, or has become, longer than LongRoPE's original length, and is computed as long sequences are."""
     lookup: Lookup = field(default_factory=Lookup, init=False)
     """For guesses of its next tokens, where the scheduler asks for such."""
     prompt_scores: Scores = field(default_factory=lambda: Scores([], []), init=False)

@@ -31,12 +31,16 @@ class Limits:
         max_prefill_tokens: prompt tokens computed in one step.
         max_total_tokens: prompt plus output of one request; at most what the pool of blocks holds.
         speculate: most tokens that are guessed for a request in a step.
+        long_from: prompts of more tokens are long ones, to LongRoPE; 0 where it makes no difference.
+        restarts_long: so are requests that come to more tokens, and they are computed anew then.
     """
 
     max_batch_size: int
     max_prefill_tokens: int
     max_total_tokens: int
     speculate: int = 0
+    long_from: int = 0
+    restarts_long: bool = False
 
 
 @dataclass
@@ -134,6 +138,7 @@ class Scheduler:
                 f"the encoder takes {self.limits.max_prefill_tokens - 1} tokens at most, and the prompt has "
                 f"{request.encoder_length}; raise --max-batch-prefill-tokens"
             )
+        request.long = self._outgrows(request)
         self._by_key[request.key] = request
         self.waiting.append(request)
 
@@ -175,7 +180,22 @@ class Scheduler:
         items += [_item(request, length) for request, length in chunks]
         return StepPlan(items, num_decodes=len(plain))
 
+    def _outgrows(self, request: Request) -> bool:
+        """Is it longer than LongRoPE's short sequences, and still computed as one of them?"""
+        return not request.long and 0 < self.limits.long_from < len(request.tokens)
+
+    def _restart(self, request: Request) -> None:
+        """Have all of a request that has become long computed again, before anything younger."""
+        request.long = True
+        request.block_keys = []
+        self.blocks.release(request)
+        self._make_room(request, 1)
+
     def _plan_decodes(self) -> list[Request]:
+        if self.limits.restarts_long:
+            for request in [request for request in self.running if self._outgrows(request)]:
+                if request.blocks:
+                    self._restart(request)
         return [
             request
             for request in list(self.running)
@@ -197,6 +217,8 @@ class Scheduler:
     def _guess(self, request: Request, most: int) -> list[int]:
         """Tokens that may follow, if blocks are free for them. None for a grammar, whose state cannot go back."""
         most = min(most, request.max_new_tokens - request.num_generated - 1)
+        if self.limits.restarts_long and not request.long:
+            most = min(most, self.limits.long_from - len(request.tokens))
         if most < 1 or not request.blocks or request.constraint is not None:
             return []
         guesses = request.lookup.guess(request.tokens, most)
@@ -250,6 +272,8 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self.limits.max_batch_size:
             return False
         request = self.waiting[0]
+        if self.limits.restarts_long and self._outgrows(request):
+            request.long, request.block_keys = True, []
         # What is found in the cache is not computed, so it cannot be scored.
         prefix = [] if request.needs_scores else self.blocks.find_prefix(request)
         # Prompts that are still being prefilled have a claim on blocks that they have not yet taken.
@@ -355,4 +379,5 @@ def _item(request: Request, length: int, guesses: Sequence[int] = ()) -> Item:
         encoder_length=request.encoder_length,
         adapter=request.adapter,
         drafts=len(guesses),
+        long=request.long,
     )

@@ -12,6 +12,15 @@ from textgen_server.native.ops import fit, rotate_
 
 
 @dataclass(frozen=True)
+class LongRope:
+    """Sequences that began with more than `original` tokens are turned by the long factors from their first token on:
+    their positions below `original` are looked up `shift` rows further on in the table of angles."""
+
+    original: int
+    shift: int
+
+
+@dataclass(frozen=True)
 class RopeConfig:
     """What config.json says about rotary embedding.
 
@@ -27,9 +36,22 @@ class RopeConfig:
     max_positions: int
     scaling: dict[str, Any]
 
+    @property
+    def long(self) -> LongRope | None:
+        """How LongRoPE tells long sequences from short ones; None for other kinds, and where all are short.
+
+        Raises:
+            CheckpointError: the original length is missing or no number.
+        """
+        if _kind(self) != "longrope":
+            return None
+        original = int(_number(self, "original_max_position_embeddings"))
+        return LongRope(original, self.max_positions) if original < self.max_positions else None
+
 
 def angles(rope: RopeConfig) -> tuple[Tensor, float]:
     """Angle of each pair of features at each position, [max_positions, dim / 2] float32, and the factor on cos and sin.
+    Behind those, where `rope.long` is not None, a long sequence's at the positions below the original length.
 
     Raises:
         CheckpointError: a rope_type that is not known here, or one of its parameters is missing or wrong.
@@ -39,8 +61,10 @@ def angles(rope: RopeConfig) -> tuple[Tensor, float]:
         frequencies, factor = inverse_frequencies(rope)
         return torch.outer(positions, frequencies), factor
     near, far, factor = _longrope(rope)
-    original = int(_number(rope, "original_max_position_embeddings"))
-    return torch.cat([torch.outer(positions[:original], near), torch.outer(positions[original:], far)]), factor
+    if rope.long is None:
+        return torch.outer(positions, near), factor
+    short, beyond = positions.split([rope.long.original, rope.max_positions - rope.long.original])
+    return torch.cat([torch.outer(short, near), torch.outer(beyond, far), torch.outer(short, far)]), factor
 
 
 def _kind(rope: RopeConfig) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from textgen_server import registry
 from textgen_server.errors import CheckpointError
 from textgen_server.layers.activation import Activation, activation
-from textgen_server.layers.rotary import RopeConfig
+from textgen_server.layers.rotary import LongRope, RopeConfig
 from textgen_server.models.foreign_config import ForeignConfig, read_foreign_config
 from textgen_server.weights.config_files import read_json
 from textgen_server.weights.inspection import family_in
@@ -75,6 +75,12 @@ class ModelConfig:
                 f"config.json: rotary embedding turns an even number of features, not {dim} of head_dim {self.head_dim}"
             )
         return RopeConfig(dim=dim, theta=theta, max_positions=self.max_positions, scaling=scaling)
+
+    @property
+    def long_rope(self) -> LongRope | None:
+        """What LongRoPE does with long sequences; None for models without. Raises CheckpointError as `rope`."""
+        scaling = {**section(self.raw, "rope_scaling"), **section(self.raw, "rope_parameters")}
+        return self.rope.long if "long_factor" in scaling else None
 
     def activation(self, field: str, default: str) -> Activation:
         """The activation function that `field` names. Raises CheckpointError when there is none of that name."""

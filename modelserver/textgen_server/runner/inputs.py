@@ -9,6 +9,7 @@ from torch import Tensor
 
 from textgen_server.attention.base import AttentionBatch
 from textgen_server.engine.plan import Item, Sample, StepPlan
+from textgen_server.layers.rotary import LongRope
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class StepInputs:
     """One step on the device.
 
     Attributes:
-        tokens, positions: [T] int64.
+        tokens: [T] int64.
+        positions: [T] int64, as rows of the rotary embedding's table where there is one.
         batch: who attends to what.
         sample_rows: [N] int64, the rows of the flat batch after which a token is chosen, or None for all of them.
         samples: how, in the order of the rows.
@@ -48,8 +50,8 @@ class Targets:
     top: int
 
 
-def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
-    """Lay the items of `plan` out as a flat batch."""
+def build(plan: StepPlan, block_size: int, device: torch.device, long: LongRope | None = None) -> StepInputs:
+    """Lay the items of `plan` out as a flat batch; `long` tells where long sequences find their angles."""
     items = plan.items
     query_lens = [len(item.tokens) for item in items]
     context_lens = [item.start + len(item.tokens) for item in items]
@@ -79,7 +81,7 @@ def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
     every_row = len(sampled) == len(rows)
     return StepInputs(
         tokens=on_device(np.fromiter((t for item in items for t in item.tokens), np.int64, len(rows))),
-        positions=on_device(positions),
+        positions=on_device(positions if long is None else _turned(positions, items, query_lens, long)),
         batch=batch,
         sample_rows=None if every_row else on_device(np.array(sampled, dtype=np.int64)),
         samples=list(itertools.chain.from_iterable(choices)),
@@ -90,6 +92,12 @@ def build(plan: StepPlan, block_size: int, device: torch.device) -> StepInputs:
         ],
         adapters=[(name, on_device(rows)) for name, rows in _rows_of_adapters(items, starts).items()],
     )
+
+
+def _turned(positions: np.ndarray, items: list[Item], query_lens: list[int], long: LongRope) -> np.ndarray:
+    """`positions`, as rows of the table of angles."""
+    shifted = np.repeat([item.long for item in items], query_lens) & (positions < long.original)
+    return positions + long.shift * shifted
 
 
 def _rows_of_adapters(items: list[Item], starts: np.ndarray) -> dict[str, np.ndarray]:

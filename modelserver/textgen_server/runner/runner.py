@@ -51,6 +51,7 @@ class Runner:
         self.group = group
         self.device = device
         self.loaded = load_model(options, folder, device, group, merge)
+        self._long = self.loaded.config.long_rope
         for name, adapter in adapters.items():  # before the cache takes what memory is left
             self.load_adapter(name, adapter)
             _log.info("loaded the adapter %s from %s", name, adapter)
@@ -133,7 +134,7 @@ class Runner:
 
     def _run(self, plan: StepPlan, caches: list[LayerCache]) -> StepResult:
         with torch.inference_mode():
-            return self._forward(build(plan, self.layout.block_size, self.device), caches)
+            return self._forward(build(plan, self.layout.block_size, self.device, self._long), caches)
 
     def _forward(self, inputs: StepInputs, caches: list[LayerCache]) -> StepResult:
         model = self.loaded.model
