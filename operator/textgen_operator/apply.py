@@ -5,11 +5,13 @@ Called by reconcile.py.
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from textgen_operator.client import Client
+from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import covers, invaded_lists, is_applied
-from textgen_operator.kinds import SERVICES_OF_OURS, Manifest, kind_of
+from textgen_operator.events import Event, manifest_of, name_of
+from textgen_operator.kinds import EVENTS, SERVICES_OF_OURS, Manifest, kind_of
 from textgen_operator.render.metadata import FIELD_MANAGER
 from textgen_operator.resource import API_VERSION, KIND
 
@@ -82,6 +84,26 @@ async def remove_for_replacement(client: Client, live: Manifest) -> None:
     meta = live["metadata"]
     await client.delete(kind_of(live).path(meta["namespace"], meta["name"]), meta["uid"], "Orphan")
     _log.info("Removed %s %s/%s, to make it anew", live["kind"], meta["namespace"], meta["name"])
+
+
+async def remove(client: Client, live: Manifest) -> None:
+    """Delete an object, and what it owns. Raises ApiError."""
+    meta = live["metadata"]
+    await client.delete(kind_of(live).path(meta["namespace"], meta["name"]), meta["uid"], "Background")
+    _log.info("Removed %s %s/%s, which nothing asks for any more", live["kind"], meta["namespace"], meta["name"])
+
+
+async def announce(client: Client, service: Manifest, event: Event, now: datetime) -> None:
+    """Write an event; what happened before is counted up. An event that the API server refuses is only logged."""
+    path = EVENTS.path(service["metadata"]["namespace"], name_of(service, event))
+    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        known = await client.get(path)
+        await client.apply(path, manifest_of(service, event, known, stamp), FIELD_MANAGER)
+    except ApiError as error:
+        if not error.is_refusal:
+            raise
+        _log.warning("Event %s: %s", event.reason, error)
 
 
 async def write_status(client: Client, service: Manifest, status: Manifest) -> None:

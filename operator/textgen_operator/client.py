@@ -14,6 +14,7 @@ import aiohttp
 import kopf
 
 from textgen_operator.kinds import Manifest
+from textgen_operator.metrics import count_write
 
 REQUEST_TIMEOUT = 30.0
 """Seconds for one request other than a watch."""
@@ -84,6 +85,13 @@ class Client:
             if error.status == 404:
                 return None
             raise
+
+    async def get_if_changed(self, path: str, accept: str, etag: str) -> tuple[Manifest | None, str]:
+        """The object at a path and its ETag; None for the object when its ETag is still `etag`."""
+        async with await self._send("GET", path, accept=accept, etag=etag) as reply:
+            if reply.status == 304:
+                return None, etag
+            return await reply.json(), reply.headers.get("ETag", "")
 
     async def items(self, path: str, selector: str = "", fields: str = "") -> list[Manifest]:
         """The objects of a collection that have the labels, and the values in the fields."""
@@ -164,6 +172,7 @@ class Client:
         body: Manifest | list[Manifest] | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
+        etag: str = "",
         times: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         """Send a request; once more with fresh credentials when they have expired. Raises ApiError."""
@@ -176,7 +185,7 @@ class Client:
                 self._server + path,
                 params=params,
                 data=None if body is None else json.dumps(body),
-                headers={"Content-Type": content_type, "Accept": accept},
+                headers={"Content-Type": content_type, "Accept": accept} | ({"If-None-Match": etag} if etag else {}),
                 timeout=times or aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
             )
             if reply.status == 401 and not last_try:
@@ -184,6 +193,8 @@ class Client:
                 await self._log_out(session)
                 continue
             break
+        if method != "GET":
+            count_write(method, path, reply.status)
         if reply.status >= 400:
             async with reply:
                 raise await _failure(reply)

@@ -6,6 +6,7 @@ resync every few minutes ───────────────┘
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from textgen_operator import metrics
 from textgen_operator.client import ApiError, Client
-from textgen_operator.informers import Informer, ServiceKey
-from textgen_operator.kinds import OWNED, PODS, SERVICES_OF_OURS
+from textgen_operator.informers import ServiceKey
+from textgen_operator.inventory import Inventory
+from textgen_operator.kinds import OPTIONAL, OWNED, PODS, SERVICES_OF_OURS
 from textgen_operator.reconcile import Reconciler
 from textgen_operator.render import Defaults
 from textgen_operator.workqueue import WorkQueue
@@ -24,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 RESYNC = 300.0
 """Seconds after which every service is looked at again, in case something was missed."""
+
+AFTER_FAILURE = 5.0
+"""Seconds until a look at everything that failed is tried again."""
 
 LONGEST_LOOK = 120.0
 """Seconds after which one look at one service is given up, and tried again."""
@@ -58,19 +64,18 @@ class Controller:
     def __init__(self, client: Client, options: Options) -> None:
         self.queue: WorkQueue[ServiceKey] = WorkQueue()
         self.started = asyncio.Event()
-        self._reconciler = Reconciler(client, options.defaults)
         self._workers = options.workers
         self._client = client
         self._scopes: Sequence[str | None] = options.namespaces or (None,)
-        self._informers = [
-            Informer(client, kind, namespace, self.queue.add) for kind in (*OWNED, PODS) for namespace in self._scopes
-        ]
+        self._look_at_all = asyncio.Event()
+        kinds = [kind for kind in (*OWNED, PODS) if kind not in OPTIONAL]
+        self._inventory = Inventory(client, self._scopes, kinds, self.queue.add, self._look_at_all.set)
+        self._reconciler = Reconciler(client, options.defaults, holdings=self._inventory)
 
     async def run(self) -> None:
         """Never returns; raises when one of the parts fails for good."""
         async with asyncio.TaskGroup() as tasks:
-            for informer in self._informers:
-                tasks.create_task(informer.run())
+            tasks.create_task(self._inventory.run())
             for _ in range(self._workers):
                 tasks.create_task(self._work())
             tasks.create_task(self._resync())
@@ -80,8 +85,8 @@ class Controller:
         while True:
             key = await self.queue.take()
             try:
-                async with asyncio.timeout(LONGEST_LOOK):
-                    again = await self._reconciler.reconcile(*key)
+                with metrics.timed_look():
+                    again = await asyncio.wait_for(self._reconciler.reconcile(*key), LONGEST_LOOK)
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 _log.warning("%s/%s: %s; trying again", *key, error or type(error).__name__)
                 self.queue.retry(key)
@@ -97,13 +102,20 @@ class Controller:
                 self.queue.done(key)
 
     async def _resync(self) -> None:
+        """Have every service looked at, now and then; and soon, when the cluster learned of a kind."""
         while True:
-            await asyncio.sleep(RESYNC)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESYNC):
+                    await self._look_at_all.wait()
+            spread = 1.0 if self._look_at_all.is_set() else RESYNC / 2
+            self._look_at_all.clear()
             try:
                 for namespace in self._scopes:
                     services, _ = await self._client.metadata(SERVICES_OF_OURS.path(namespace), "")
                     for service in services:
                         key = (service["metadata"]["namespace"], service["metadata"]["name"])
-                        self.queue.add(key, random.uniform(0, RESYNC / 2))
+                        self.queue.add(key, random.uniform(0, spread))
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 _log.warning("Resync failed: %s", error or type(error).__name__)
+                self._look_at_all.set()
+                await asyncio.sleep(AFTER_FAILURE)

@@ -8,7 +8,8 @@ namespace.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import aiohttp
 
@@ -25,6 +26,13 @@ PAUSE = 1.0
 """Seconds, on average, before a watch that ended or broke is begun anew."""
 
 
+class _Object(NamedTuple):
+    """The service of an object, and the object's own name."""
+
+    service: ServiceKey
+    name: str
+
+
 class Informer:
     """Lists and watches one kind in one namespace, or in all, for as long as it runs.
 
@@ -33,13 +41,18 @@ class Informer:
     """
 
     def __init__(self, client: Client, kind: Kind, namespace: str | None, notify: Callable[[ServiceKey], None]) -> None:
+        self.kind = kind
         self._client = client
         self._path = kind.path(namespace)
         self._notify = notify
-        self._owners: dict[str, ServiceKey] = {}
-        """uid of each known object -> its service."""
+        self._objects: dict[str, _Object] = {}
+        """What is known, by uid."""
         self.synced = asyncio.Event()
         """Set when the first list has been read."""
+
+    def names(self, service: ServiceKey) -> Iterator[str]:
+        """Names of the objects of a service, as far as they are known."""
+        return (known.name for known in self._objects.values() if known.service == service)
 
     async def run(self) -> None:
         """Never returns; a failure is logged, and the watch begun anew."""
@@ -56,11 +69,11 @@ class Informer:
 
     async def _list(self) -> str:
         objects, version = await self._client.metadata(self._path, SELECT_OURS)
-        found = {item["metadata"]["uid"]: _service_of(item) for item in objects}
-        gone = [owner for uid, owner in self._owners.items() if uid not in found]
-        self._owners = found
-        for owner in {*found.values(), *gone}:
-            self._notify(owner)
+        found = {item["metadata"]["uid"]: _object(item) for item in objects}
+        gone = [known for uid, known in self._objects.items() if uid not in found]
+        self._objects = found
+        for service in {known.service for known in (*found.values(), *gone)}:
+            self._notify(service)
         self.synced.set()
         return version
 
@@ -74,15 +87,15 @@ class Informer:
         return version
 
     def _changed(self, change: str, item: Manifest) -> None:
-        uid = item["metadata"]["uid"]
+        uid, now = item["metadata"]["uid"], _object(item)
         # The label that leads to the service may be what changed: then both its values matter.
-        owner = _service_of(item)
-        for affected in {self._owners.pop(uid, owner), owner}:
-            self._notify(affected)
+        before = self._objects.pop(uid, now)
         if change != "DELETED":
-            self._owners[uid] = owner
+            self._objects[uid] = now
+        for affected in {before.service, now.service}:
+            self._notify(affected)
 
 
-def _service_of(item: Manifest) -> ServiceKey:
+def _object(item: Manifest) -> _Object:
     meta = item["metadata"]
-    return meta["namespace"], meta["labels"][SERVICE_LABEL]
+    return _Object((meta["namespace"], meta["labels"][SERVICE_LABEL]), meta["name"])

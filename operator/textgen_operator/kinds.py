@@ -20,11 +20,13 @@ class Kind:
         api_version: "group/version", or "v1" for the core group.
         name: the kind, as "StatefulSet".
         plural: its name in paths.
+        provider: what brings the kind to a cluster; empty for Kubernetes' own, which every cluster has.
     """
 
     api_version: str
     name: str
     plural: str
+    provider: str = ""
 
     @property
     def group(self) -> str:
@@ -48,8 +50,28 @@ CONFIG_MAPS = Kind("v1", "ConfigMap", "configmaps")
 CLAIMS = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 LEASES = Kind("coordination.k8s.io/v1", "Lease", "leases")
 
-OWNED = (STATEFUL_SETS, SERVICES)
+DISRUPTION_BUDGETS = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+AUTOSCALERS = Kind("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+NETWORK_POLICIES = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+INGRESSES = Kind("networking.k8s.io/v1", "Ingress", "ingresses")
+SCALED_OBJECTS = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects", "KEDA")
+POD_MONITORS = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", "the Prometheus operator")
+ROUTES = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", "the Gateway API")
+INFERENCE_POOLS = Kind(
+    "inference.networking.k8s.io/v1", "InferencePool", "inferencepools", "the Gateway API's inference extension"
+)
+
+OPTIONAL = (SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
+"""Kinds that a cluster may lack, and that may come and go while the operator runs."""
+
+PRUNED = (DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
+"""What a service may have at one time and not at another: when nothing asks for it any more, it is deleted."""
+
+OWNED = (STATEFUL_SETS, SERVICES, *PRUNED)
 """What is rendered and applied."""
+
+RIVALS = {AUTOSCALERS: (SCALED_OBJECTS,), SCALED_OBJECTS: (AUTOSCALERS,)}
+"""Kinds of which a service may have only one: the other must be gone before the first is made."""
 
 _BY_NAME = {(kind.api_version, kind.name): kind for kind in OWNED}
 
@@ -72,6 +94,7 @@ PERMISSIONS = (
     _rule(STATEFUL_SETS.group, STATEFUL_SETS.plural, "get", "list", "watch", "create", "patch", "delete"),
     # An owner may only be set, where it was lost, by who might delete the object.
     _rule(SERVICES.group, SERVICES.plural, "get", "list", "watch", "create", "patch", "delete"),
+    *(_rule(kind.group, kind.plural, "get", "list", "watch", "create", "patch", "delete") for kind in PRUNED),
     _rule(PODS.group, PODS.plural, "list", "watch"),
     # How far a server is that starts.
     _rule(PODS.group, f"{PODS.plural}/log", "get"),

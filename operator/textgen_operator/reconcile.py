@@ -7,20 +7,34 @@ of times. Called by the controller's workers.
 import asyncio
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from textgen_operator import apply
+from textgen_operator import apply, leftovers, metrics
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import was_applied
-from textgen_operator.kinds import SERVICES_OF_OURS, STATEFUL_SETS, Manifest, kind_of
+from textgen_operator.events import Change, events_of
+from textgen_operator.inventory import NOTHING, Holdings
+from textgen_operator.kinds import (
+    AUTOSCALERS,
+    OPTIONAL,
+    SCALED_OBJECTS,
+    SERVICES_OF_OURS,
+    STATEFUL_SETS,
+    Kind,
+    Manifest,
+    kind_of,
+)
 from textgen_operator.observation import Observer
+from textgen_operator.pod_logs import PodLogs
 from textgen_operator.render import Defaults, render
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
+from textgen_operator.render.pod import overrides
+from textgen_operator.render.service import url
 from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
-from textgen_operator.status import Observed, Obstacle, next_look, status_of
+from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of
 
 LOOK_AGAIN = 15.0
 """Seconds until a look that waits for an object to go, which no watch tells of when it is not ours."""
@@ -70,6 +84,14 @@ class _Child:
     desired: Manifest
     live: Manifest | None
     disposition: Disposition
+    before: Manifest | None = None
+    removed: bool = False
+
+    @property
+    def change(self) -> Change:
+        """What this look did to it."""
+        lost = self.before is not None and not self.before["metadata"].get("ownerReferences")
+        return Change(self.before, None if self.removed else self.live, adopted=lost)
 
 
 class Reconciler:
@@ -79,15 +101,22 @@ class Reconciler:
         client: the API server.
         defaults: what the installation decides.
         clock: the time, for conditions.
+        holdings: what the cluster serves and holds.
     """
 
     def __init__(
-        self, client: Client, defaults: Defaults, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        client: Client,
+        defaults: Defaults,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        holdings: Holdings = NOTHING,
     ) -> None:
         self._client = client
+        self._holdings = holdings
         self._defaults = defaults
         self._clock = clock
         self._observer = Observer(client, clock)
+        self._logs = PodLogs(client)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Look at one service; the seconds after which to look again even if nothing changes, or None.
@@ -98,10 +127,12 @@ class Reconciler:
         body = await self._client.get(SERVICES_OF_OURS.path(namespace, name))
         if body is None or "deletionTimestamp" in body["metadata"]:
             # Kubernetes removes what the service owns.
+            self._logs.forget((namespace, name))
+            metrics.forget_service(namespace, name)
             return None
         try:
             service = TextGenerationService.model_validate(body)
-            desired = render(service, self._defaults)
+            desired = render(service, self._defaults, self._holdings.served)
         except ValidationError as error:
             await self._report_invalid(body, error)
             return None
@@ -113,24 +144,47 @@ class Reconciler:
         live = await self._client.get(STATEFUL_SETS.path(meta.namespace, meta.name))
         ours = live if live and is_ours(live, meta) else None
         obstacle = Obstacle("InvalidSpec", "; ".join(map(str, problems(error))))
-        await self._report(body, meta, ours, obstacle=obstacle)
+        await self._report(body, meta, Observed(ours, obstacle=obstacle))
 
     async def _put_into_effect(
         self, body: Manifest, service: TextGenerationService, desired: list[Manifest]
     ) -> float | None:
-        children = await asyncio.gather(*(self._observe(manifest, service.metadata) for manifest in desired))
-        obstacle, failure = _conflict(children) or await self._missing(service.metadata, desired), None
+        meta = service.metadata
+        absent = tuple(kind for kind in map(kind_of, desired) if kind in OPTIONAL and kind not in self._holdings.served)
+        children = await asyncio.gather(
+            *(self._observe(manifest, meta) for manifest in desired if kind_of(manifest) not in absent)
+        )
+        obstacle, failure = _conflict(children) or await self._missing(meta, desired), None
         try:
-            for child in children if obstacle is None else ():
-                child.live = await self._write(child)
+            for child in await self._in_turn(meta, children) if obstacle is None else ():
+                await self._write(child)
         except ApiError as error:
             if not error.is_refusal:
                 raise
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
-        again = await self._report(body, service.metadata, _statefulset(children), service.spec.num_shards, obstacle)
+        observed = Observed(
+            _live(children, STATEFUL_SETS),
+            shards=service.spec.num_shards,
+            obstacle=obstacle,
+            intent=Intent(service, url(service), tuple(overrides(service, self._defaults)), absent),
+            scaler=_live(children, AUTOSCALERS, SCALED_OBJECTS),
+            changes=[child.change for child in children],
+        )
+        again = await self._report(body, meta, observed)
         if failure:
             raise failure
         return again if all(child.disposition is Disposition.APPLY for child in children) else LOOK_AGAIN
+
+    async def _in_turn(self, service: ObjectMeta, children: list[_Child]) -> list[_Child]:
+        """The children that may be written, once what is left over has been deleted. Raises ApiError."""
+        key = (service.namespace, service.name)
+        desired = [child.desired for child in children]
+        known = self._holdings.objects(key)
+        waiting = await leftovers.remove(self._client, key, desired, known, lambda live: is_ours(live, service))
+        for child in children:
+            if kind_of(child.desired) in waiting:
+                child.disposition = Disposition.WAIT
+        return children
 
     async def _missing(self, service: ObjectMeta, desired: list[Manifest]) -> Obstacle | None:
         pods = [manifest["spec"]["template"]["spec"] for manifest in desired if manifest["kind"] == STATEFUL_SETS.name]
@@ -140,30 +194,26 @@ class Reconciler:
     async def _observe(self, desired: Manifest, service: ObjectMeta) -> _Child:
         meta = desired["metadata"]
         live = await self._client.get(kind_of(desired).path(meta["namespace"], meta["name"]))
-        return _Child(desired, live, dispose(desired, live, service))
+        return _Child(desired, live, dispose(desired, live, service), live)
 
-    async def _write(self, child: _Child) -> Manifest | None:
-        """Do what is to be done about one object; the object as it is then."""
+    async def _write(self, child: _Child) -> None:
+        """Do what is to be done about one object, and note it as it is then."""
         if child.disposition is Disposition.APPLY:
-            return await apply.apply(self._client, child.desired, child.live)
-        if child.disposition is Disposition.REPLACE and child.live is not None:
+            child.live = await apply.apply(self._client, child.desired, child.live)
+        elif child.disposition is Disposition.REPLACE and child.live is not None:
             await apply.remove_for_replacement(self._client, child.live)
-        return child.live
+            child.removed = True
 
-    async def _report(
-        self,
-        body: Manifest,
-        meta: ObjectMeta,
-        statefulset: Manifest | None,
-        shards: int = 0,
-        obstacle: Obstacle | None = None,
-    ) -> float | None:
+    async def _report(self, body: Manifest, meta: ObjectMeta, seen: Observed) -> float | None:
         """Write the status; the seconds after which to look again, or None."""
-        evidence = await self._observer.evidence(meta, statefulset)
-        progress = await self._observer.progress(meta, evidence)
-        observed = Observed(statefulset, evidence, shards, obstacle, progress)
+        evidence = await self._observer.evidence(meta, seen.statefulset)
+        told = await self._logs.read(meta, evidence.pods, body.get("status", {}).get("startup"))
+        observed = replace(seen, evidence=evidence, progress=told.progress, located=told.located, startup=told.startup)
         status = status_of(body, observed, self._clock())
+        for event in events_of(body, status, observed.changes):
+            await apply.announce(self._client, body, event, self._clock())
         await apply.write_status(self._client, body, status)
+        metrics.note_service(body, status, observed.wanted, self._clock())
         return next_look(observed, status, self._clock())
 
 
@@ -176,8 +226,9 @@ def _conflict(children: list[_Child]) -> Obstacle | None:
     return Obstacle("NameConflict", f"{names} exists and is not this service's: remove it, or rename the service")
 
 
-def _statefulset(children: list[_Child]) -> Manifest | None:
+def _live(children: list[_Child], *kinds: Kind) -> Manifest | None:
+    """The first object of ours of these kinds."""
     for child in children:
-        if child.desired["kind"] == STATEFUL_SETS.name and child.disposition is not Disposition.CONFLICT:
+        if kind_of(child.desired) in kinds and child.disposition is not Disposition.CONFLICT:
             return child.live
     return None

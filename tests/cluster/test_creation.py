@@ -8,7 +8,8 @@ import yaml
 from cluster.kube import Kube, Namespace, eventually
 from cluster.operator_process import PROGRAM, SERVER_IMAGE, Operator
 
-from textgen_operator.kinds import PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest, kind_of
+from textgen_operator.kinds import OPTIONAL, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest, kind_of
+from textgen_operator.references import references
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 OBJECTS = ((STATEFUL_SETS, "chat"), (SERVICES, "chat"), (SERVICES, "chat-pods"))
@@ -46,18 +47,30 @@ def test_the_cluster_runs_what_render_prints(
     operator: Operator, kube: Kube, namespace: Namespace, example: Path, tmp_path: Path
 ) -> None:
     manifest = yaml.safe_load(example.read_text())
-    manifest["metadata"]["namespace"] = namespace.name
-    kube.post(SERVICES_OF_OURS.path(namespace.name), manifest)
-    name = manifest["metadata"]["name"]
-    eventually(lambda: namespace.get(STATEFUL_SETS, name))
-
     by_hand = Namespace(kube, f"{namespace.name}-by-hand")
     kube.create_namespace(by_hand.name)
     manifest["metadata"]["namespace"] = by_hand.name
-    for printed in rendered(manifest, tmp_path):
-        kind, child = kind_of(printed), printed["metadata"]["name"]
-        kube.post(kind.path(by_hand.name), printed)
-        assert lasting_spec(by_hand, kind, child) == lasting_spec(namespace, kind, child)
+    printed = [found for found in rendered(manifest, tmp_path) if kind_of(found) not in OPTIONAL]
+    for found in printed:
+        kube.post(kind_of(found).path(by_hand.name), found)
+
+    make_what_pods_refer_to(namespace, printed)
+    manifest["metadata"]["namespace"] = namespace.name
+    kube.post(SERVICES_OF_OURS.path(namespace.name), manifest)
+    for found in printed:
+        kind, name = kind_of(found), found["metadata"]["name"]
+        theirs = eventually(lambda kind=kind, name=name: lasting_spec(namespace, kind, name))
+        assert theirs == lasting_spec(by_hand, kind, name)
+
+
+def make_what_pods_refer_to(namespace: Namespace, printed: list[Manifest]) -> None:
+    """Secrets and the like, which the operator wants to see before it makes anything."""
+    (statefulset,) = (found for found in printed if found["kind"] == STATEFUL_SETS.name)
+    wanted: dict[tuple[Kind, str], dict[str, str]] = {}
+    for reference in references(statefulset["spec"]["template"]["spec"]):
+        wanted.setdefault((reference.kind, reference.name), {}).update({reference.key: ""} if reference.key else {})
+    for (kind, name), data in wanted.items():
+        namespace.kube.post(kind.path(namespace.name), {"metadata": {"name": name}, "data": data})
 
 
 def rendered(service: Manifest, folder: Path) -> list[Manifest]:

@@ -18,7 +18,18 @@ from textgen_operator import controller, informers
 from textgen_operator.client import Client, connection_info
 from textgen_operator.controller import Controller, Options
 from textgen_operator.health import STUCK_AFTER, app
-from textgen_operator.kinds import EVENTS, LEASES, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.kinds import (
+    EVENTS,
+    LEASES,
+    OPTIONAL,
+    OWNED,
+    PODS,
+    SERVICES,
+    SERVICES_OF_OURS,
+    STATEFUL_SETS,
+    Kind,
+    Manifest,
+)
 from textgen_operator.resource import API_VERSION
 from textgen_operator.serve import EndlessBackoff, kopf_settings, serve
 
@@ -40,7 +51,7 @@ def cluster(kmock: KubernetesEmulator, monkeypatch: pytest.MonkeyPatch) -> Kuber
         "categories": [],
         "subresources": ["status"],
     }
-    for kind in (STATEFUL_SETS, SERVICES, PODS, NAMESPACES, LEASES, EVENTS):
+    for kind in ({*OWNED} - {*OPTIONAL}) | {PODS, NAMESPACES, LEASES, EVENTS}:
         kmock.resources[resource(kind)] = {"kind": kind.name, "namespaced": True, "verbs": ["list", "watch"]}
     kmock.objects[resource(SERVICES_OF_OURS), NAMESPACE, "chat"] = stored_service("chat")
     return kmock

@@ -15,6 +15,7 @@ from textgen_operator.render import Defaults
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.status.patience import WHILE_BROKEN
 
+UNRELATED = {"metadata": {"name": "unrelated", "namespace": "models"}, "involvedObject": {"kind": "Pod", "name": "x"}}
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OBJECTS = [(SERVICES, "chat-pods"), (SERVICES, "chat"), (STATEFUL_SETS, "chat")]
 
@@ -27,8 +28,8 @@ def reconciler(client: Client) -> Reconciler:
 @pytest.fixture(autouse=True)
 def cluster(kmock: KubernetesEmulator) -> KubernetesEmulator:
     """Knows the kinds, and holds one service."""
-    kmock.resources[resource(EVENTS)] = {}
-    kmock.objects[resource(PODS), "models", "unrelated"] = {"metadata": {"name": "unrelated", "namespace": "models"}}
+    for kind in (EVENTS, PODS):
+        kmock.objects[resource(kind), "models", "unrelated"] = UNRELATED
     put(kmock, SERVICES_OF_OURS, custom_resource(), uid="uid-of-chat", generation=1)
     return kmock
 
@@ -48,7 +49,18 @@ def condition(kmock: KubernetesEmulator, name: str) -> Manifest:
 
 
 def writes(kmock: KubernetesEmulator) -> list[str]:
-    return [f"{request.method.value} {request.url.path}" for request in kmock if request.method.value != "GET"]
+    """Every write but those of events."""
+    asked = [f"{request.method.value} {request.url.path}" for request in kmock if request.method.value != "GET"]
+    return [path for path in asked if "/events/" not in path]
+
+
+def told(kmock: KubernetesEmulator) -> list[tuple[str, int]]:
+    """Reason of each event that was written, and how often it had happened then."""
+    return [
+        (request.data["reason"], request.data["count"])
+        for request in kmock
+        if "/events/" in request.url.path and request.data
+    ]
 
 
 async def test_a_new_service_gets_its_objects_and_a_status(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
@@ -84,6 +96,10 @@ async def test_a_value_changed_by_hand_is_put_back(reconciler: Reconciler, clust
     cluster.objects[resource(STATEFUL_SETS), "models", "chat"].patch({"spec": {"replicas": 7}})
     await reconciler.reconcile("models", "chat")
     assert stored(cluster, STATEFUL_SETS)["spec"]["replicas"] == 1
+    assert told(cluster) == [("Created", 1), ("Scaled", 1), ("DriftCorrected", 1)]
+    cluster.objects[resource(STATEFUL_SETS), "models", "chat"].patch({"spec": {"replicas": 7}})
+    await reconciler.reconcile("models", "chat")
+    assert told(cluster)[3:] == [("Scaled", 2), ("DriftCorrected", 2)]
 
 
 async def test_a_foreign_object_is_reported_and_nothing_is_written(

@@ -158,8 +158,9 @@ def test_pods_have_the_scheduler_runtime_and_account_of_the_spec() -> None:
 def test_a_suspended_service_has_no_pods_but_all_else() -> None:
     spec = {"replicas": 3, "cache": {"type": "PerReplica"}}
     running, suspended = manifests(**spec), manifests(**spec, suspend=True)
-    assert suspended["StatefulSet chat"]["spec"]["replicas"] == 0
-    assert [name for name in running if running[name] != suspended[name]] == ["StatefulSet chat"]
+    assert suspended["StatefulSet chat"]["spec"].pop("replicas") == 0
+    del running["StatefulSet chat"]["spec"]["replicas"], running["PodDisruptionBudget chat"]
+    assert suspended == running
 
 
 # --- podTemplate ------------------------------------------------------------------------------------------------------

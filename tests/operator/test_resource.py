@@ -18,7 +18,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a relative path": ({"model": "./x"}, "spec.model: model must be an id on the hub"),
     "a revision of a path": ({"model": "/x", "revision": "main"}, "spec.revision: revision is for models on the hub"),
     "a revision of a bucket": ({"model": "s3://b/x", "revision": "v1"}, "spec.revision: revision is for models on the"),
-    "credentials for nothing": ({"storageSecretRef": {"name": "x"}}, "spec.storageSecretRef: storageSecretRef is for b"),
+    "credentials for nothing": ({"storageSecretRef": {"name": "x"}}, "spec.storageSecretRef: storageSecretRef is for"),
     "an adapter with a comma": (
         {"adapters": [{"name": "a", "source": "/x,y"}]},
         "spec.adapters.0.source: adapters.source must be an id on the hub",
@@ -49,7 +49,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"autoscaling": {"engine": "KEDA", "maxReplicas": 2}},
         "spec.autoscaling.prometheus: autoscaling.prometheus.address is where KEDA reads",
     ),
-    "none may be away": ({"disruption": {"maxUnavailable": 0}}, "spec.disruption.maxUnavailable: must be a number from"),
+    "none may be away": ({"disruption": {"maxUnavailable": 0}}, "spec.disruption.maxUnavailable: must be a number"),
     "text for a number": ({"replicas": "2"}, "spec.replicas: Input should be a valid integer"),
     "true for a number": ({"replicas": True}, "spec.replicas: Input should be a valid integer"),
     "too many shards": ({"shards": 2}, "spec.shards: shards must not exceed gpu.count"),

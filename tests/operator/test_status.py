@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from operator_samples import custom_resource
+from operator_samples import custom_resource, service
 
 from textgen_operator.diagnosis import Evidence
 from textgen_operator.kinds import Manifest
-from textgen_operator.status import Observed, Obstacle, next_look, status_of
+from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of
 from textgen_operator.status.progress import Progress
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -124,10 +124,14 @@ def test_the_status_is_about_the_generation_that_was_looked_at() -> None:
 
 def test_counts_selector_and_address_are_reported() -> None:
     counts = {"replicas": 3, "readyReplicas": 1, "updatedReplicas": 2}
-    status = status_of(resource(), Observed(statefulset(3, **counts), shards=4), NOW)
+    intent = Intent(service(), "http://chat.models.svc", ("spec.hostNetwork",))
+    status = status_of(resource(), Observed(statefulset(3, **counts), shards=4, intent=intent), NOW)
     assert {name: status[name] for name in counts} == counts
     assert status["shards"] == 4
-    assert status["url"] == "http://chat.models.svc"
+    assert (status["url"], status["overrides"]) == ("http://chat.models.svc", ["spec.hostNetwork"])
+    # Of a spec that is not valid, there is no address: what the last valid one said stays.
+    after = status_of(resource() | {"status": status}, Observed(statefulset(3)), NOW)
+    assert (after["url"], after["overrides"]) == (status["url"], status["overrides"])
     assert "app.kubernetes.io/instance=chat" in status["selector"]
 
 

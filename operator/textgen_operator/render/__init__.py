@@ -4,17 +4,24 @@ Called by the reconciler and, without a cluster, by `textgen-operator run` and `
 and a line in `render`.
 """
 
-from textgen_operator.kinds import Manifest
+from collections.abc import Set
+
+from textgen_operator.kinds import Kind, Manifest
+from textgen_operator.render import disruption, monitor, policy, routes, scaling, statefulset
 from textgen_operator.render import service as services
-from textgen_operator.render import statefulset
 from textgen_operator.render.defaults import Defaults
 from textgen_operator.resource import TextGenerationService
 
 __all__ = ["Defaults", "render"]
 
 
-def render(service: TextGenerationService, defaults: Defaults) -> list[Manifest]:
+def render(service: TextGenerationService, defaults: Defaults, served: Set[Kind] = frozenset()) -> list[Manifest]:
     """Every object that should exist for a service, in the order in which to make them.
+
+    Args:
+        service: the custom resource.
+        defaults: what the installation decides.
+        served: optional kinds that the cluster knows; what the spec asks for in so many words is rendered anyway.
 
     Raises:
         pydantic.ValidationError: the server would not take the options that the spec asks for.
@@ -22,5 +29,10 @@ def render(service: TextGenerationService, defaults: Defaults) -> list[Manifest]
     return [
         services.render_headless(service),
         services.render(service),
+        *policy.render(service),
         statefulset.render(service, defaults),
+        *disruption.render(service),
+        *scaling.render(service),
+        *routes.render(service),
+        *monitor.render(service, served),
     ]

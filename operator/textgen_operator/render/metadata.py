@@ -58,8 +58,3 @@ def pod_selector(service: ObjectMeta) -> str:
 def pods_service_name(service: ObjectMeta) -> str:
     """Name of the headless Service, which gives each pod a DNS name."""
     return f"{service.name}-pods"
-
-
-def url(service: ObjectMeta) -> str:
-    """Where clients inside the cluster reach the API."""
-    return f"http://{service.name}.{service.namespace}.svc"

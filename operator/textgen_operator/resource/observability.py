@@ -12,13 +12,13 @@ class Metrics(Part):
     """How Prometheus finds the metrics, by way of the Prometheus operator."""
 
     monitor: Literal["Auto", "Enabled", "Disabled"] = "Auto"
-    """Whether a ServiceMonitor is made. Auto: where the cluster knows that kind."""
+    """Whether a PodMonitor is made. Auto: where the cluster knows that kind."""
 
     interval: str = Field(default="15s", max_length=16, pattern=r"^[1-9][0-9]*(ms|s|m|h)$")
     """Time between two scrapes."""
 
     labels: dict[str, LabelValue] = Field(default={}, max_length=16)
-    """More labels of the ServiceMonitor, by which a Prometheus may choose those that it reads."""
+    """More labels of the PodMonitor, by which a Prometheus may choose those that it reads."""
 
 
 class Tracing(Part):

@@ -140,6 +140,12 @@ class Status(Part):
     updated_replicas: int = Field(ge=0)
     """Pods of the newest revision."""
 
+    current_revision: str | None = Field(default=None, max_length=253)
+    """Revision of the pods that a rollout has not reached yet; all are of `updateRevision` when the two are equal."""
+
+    update_revision: str | None = Field(default=None, max_length=253)
+    """Revision of the pods of the newest spec."""
+
     selector: str = Field(max_length=1024)
     """Label selector of the pods, for autoscalers."""
 

@@ -3,15 +3,20 @@
 from datetime import UTC, datetime
 
 from textgen_operator.kinds import Manifest
-from textgen_operator.render.metadata import pod_selector, url
+from textgen_operator.render.metadata import pod_selector
 from textgen_operator.resource import Condition, ObjectMeta, Status
-from textgen_operator.status.conditions import Verdict, diagnosis_of, verdicts
+from textgen_operator.status.conditions import diagnosis_of, verdicts
 from textgen_operator.status.failure import last_failure
-from textgen_operator.status.observed import Observed, Obstacle
+from textgen_operator.status.observed import Intent, Observed, Obstacle
 from textgen_operator.status.patience import next_look
 from textgen_operator.status.phase import phase_of
+from textgen_operator.status.verdict import Verdict
 
-__all__ = ["Observed", "Obstacle", "next_look", "status_of"]
+__all__ = ["Intent", "Observed", "Obstacle", "next_look", "status_of"]
+
+_LONGEST_PATH = 512
+_MOST_PATHS = 256
+"""Characters of an override, and overrides, that the definition takes."""
 
 _LONGEST_MESSAGE = 4096
 """Characters of a condition's message that the definition takes."""
@@ -34,15 +39,35 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
             "observedGeneration": meta.generation,
             "phase": phase_of(observed, diagnosis_of(observed)),
             **observed.counts,
+            **observed.revisions,
             "selector": pod_selector(meta),
             "shards": observed.shards,
-            "url": url(meta),
+            **_intended(observed.intent, old),
+            "model": _model(service, observed, old),
+            "startup": observed.startup or old.get("startup"),
             "load": observed.progress.as_status() if observed.progress and not observed.all_ready else None,
             "lastFailure": last_failure(observed.pods, old.get("lastFailure")),
             "conditions": [_condition(verdict, meta, before, stamp) for verdict in verdicts(observed)],
         }
     )
     return status.model_dump(by_alias=True, exclude_none=True)
+
+
+def _intended(intent: Intent | None, old: Manifest) -> Manifest:
+    """What follows from the spec alone; of one that is not valid, what the last valid one said."""
+    if intent is None:
+        return {"url": old.get("url", ""), "overrides": old.get("overrides", [])}
+    return {"url": intent.url, "overrides": [path[:_LONGEST_PATH] for path in intent.overrides[:_MOST_PATHS]]}
+
+
+def _model(service: Manifest, observed: Observed, old: Manifest) -> Manifest | None:
+    """What the servers found; of another model than the spec's, nothing is said any more."""
+    asked = str(service.get("spec", {}).get("model", ""))
+    if observed.located is None:
+        known: Manifest | None = old.get("model")
+        return known if known and known["name"] == asked else None
+    found = {"name": asked, "sizeBytes": observed.located.total_bytes}
+    return found | ({"resolvedRevision": observed.located.revision} if observed.located.revision else {})
 
 
 def _condition(verdict: Verdict, meta: ObjectMeta, before: dict[str, Manifest], stamp: str) -> Manifest:

@@ -8,17 +8,18 @@ All of them are written each time, so that none can go stale:
     Progressing    pods are being started or replaced
     Available      at least one pod answers, of whatever revision
     Ready          every pod of the current spec answers
+
+Those of integrations.py are there only where they apply.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from textgen_operator.diagnosis import MODEL_REASONS, SCHEDULING_REASONS, Diagnosis, diagnose
 from textgen_operator.diagnosis.finding import condition
 from textgen_operator.kinds import Manifest
-from textgen_operator.status import progress
+from textgen_operator.status import integrations, progress
 from textgen_operator.status.observed import Observed, Obstacle
+from textgen_operator.status.verdict import Verdict
 
 ACCEPTED = "Accepted"
 MODEL_READY = "ModelReady"
@@ -31,16 +32,6 @@ REVISION_LABEL = "controller-revision-hash"
 """The label of a pod that names its revision."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A condition without its times."""
-
-    type: str
-    status: Literal["True", "False", "Unknown"]
-    reason: str
-    message: str
-
-
 def verdicts(observed: Observed) -> list[Verdict]:
     """Every condition."""
     diagnosis = diagnosis_of(observed)
@@ -51,6 +42,7 @@ def verdicts(observed: Observed) -> list[Verdict]:
         _progressing(observed, diagnosis),
         _available(observed),
         _ready(observed, diagnosis),
+        *integrations.verdicts(observed),
     ]
 
 
@@ -127,7 +119,7 @@ def _available(observed: Observed) -> Verdict:
 def _intended_rest(observed: Observed) -> Iterator[tuple[str, str]]:
     """Why there are to be no pods, if that is so."""
     if observed.statefulset and observed.wanted == 0:
-        yield "ScaledToZero", "replicas is 0"
+        yield ("Suspended", "suspend is true") if observed.suspended else ("ScaledToZero", "replicas is 0")
 
 
 def _progressing(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from textgen_operator.diagnosis import Evidence
-from textgen_operator.kinds import Manifest
+from textgen_operator.events import Change
+from textgen_operator.kinds import Kind, Manifest
+from textgen_operator.resource import TextGenerationService
 from textgen_operator.status.progress import Progress
 
 
@@ -23,6 +25,23 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
+class Intent:
+    """What the spec, when it is valid, makes of the cluster.
+
+    Attributes:
+        service: the resource.
+        url: where clients inside the cluster reach it.
+        overrides: what its podTemplate changes.
+        absent: optional kinds that it asks for, and that the cluster does not serve.
+    """
+
+    service: TextGenerationService
+    url: str
+    overrides: tuple[str, ...] = ()
+    absent: tuple[Kind, ...] = ()
+
+
+@dataclass(frozen=True)
 class Observed:
     """The children of a service, and what stood in their way.
 
@@ -32,6 +51,11 @@ class Observed:
         shards: ranks in each replica; 0 when the spec is not valid.
         obstacle: None when everything asked for was applied.
         progress: how far the server is that loads, as it last said.
+        located: the model that a server found, if one has said so since the last look.
+        changes: what this look wrote.
+        startup: `status.startup`, if a pod has started since the last look.
+        intent: what is wanted; None when the spec is not valid.
+        scaler: ours, if there is one.
     """
 
     statefulset: Manifest | None = None
@@ -39,6 +63,11 @@ class Observed:
     shards: int = 0
     obstacle: Obstacle | None = None
     progress: Progress | None = None
+    located: Progress | None = None
+    startup: Manifest | None = None
+    changes: list[Change] = field(default_factory=list)
+    intent: Intent | None = None
+    scaler: Manifest | None = None
 
     @property
     def pods(self) -> list[Manifest]:
@@ -46,10 +75,21 @@ class Observed:
         return self.evidence.pods
 
     @property
+    def suspended(self) -> bool:
+        """Whether the spec wants no pods for now."""
+        return self.intent is not None and self.intent.service.spec.suspend
+
+    @property
     def counts(self) -> dict[str, int]:
         """The StatefulSet's own counts of pods."""
         counts = (self.statefulset or {}).get("status", {})
         return {name: counts.get(name, 0) for name in ("replicas", "readyReplicas", "updatedReplicas")}
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The StatefulSet's names of the revisions of its pods."""
+        status = (self.statefulset or {}).get("status", {})
+        return {name: status[name] for name in ("currentRevision", "updateRevision") if name in status}
 
     @property
     def wanted(self) -> int:

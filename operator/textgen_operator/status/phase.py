@@ -20,7 +20,7 @@ def phase_of(observed: Observed, diagnosis: Diagnosis | None) -> str:
     if observed.obstacle:
         return "Degraded" if serves else "Failed"
     if observed.statefulset and observed.wanted == 0:
-        return "Idle"
+        return "Suspended" if observed.suspended else "Idle"
     if observed.all_ready:
         return "Ready"
     if diagnosis and (diagnosis.blocking or diagnosis.reason == "ProbeFailing"):

@@ -1,0 +1,54 @@
+"""Conditions about what surrounds the pods: a scaler, and objects whose kinds a cluster may lack.
+
+Unlike the others they are there only when the spec asks for such things:
+
+    ScalingActive  the scaler is there and gets its metrics
+    Integrated     every object that needs another project's kind could be made
+"""
+
+from collections.abc import Iterator
+
+from textgen_operator.diagnosis.finding import condition
+from textgen_operator.kinds import AUTOSCALERS, SCALED_OBJECTS, Kind
+from textgen_operator.status.observed import Intent, Observed
+from textgen_operator.status.verdict import Verdict
+
+SCALING_ACTIVE = "ScalingActive"
+INTEGRATED = "Integrated"
+
+_SCALERS = (AUTOSCALERS, SCALED_OBJECTS)
+_OWN_CONDITION = {AUTOSCALERS.name: "ScalingActive", SCALED_OBJECTS.name: "Ready"}
+"""Kind of a scaler -> its condition that says whether it can scale."""
+
+
+def verdicts(observed: Observed) -> Iterator[Verdict]:
+    """Those of the conditions that apply."""
+    if observed.intent is None:
+        return
+    if observed.intent.service.spec.autoscaling and not observed.intent.service.spec.suspend:
+        yield _scaling(observed, observed.intent)
+    absent = [kind for kind in observed.intent.absent if kind not in _SCALERS]
+    if absent:
+        yield Verdict(INTEGRATED, "False", "KindNotServed", "; ".join(map(_sentence, absent)))
+
+
+def _sentence(kind: Kind) -> str:
+    return (
+        f"The cluster does not know {kind.name} ({kind.api_version}): install {kind.provider}; it is then made at once"
+    )
+
+
+def _scaling(observed: Observed, intent: Intent) -> Verdict:
+    for kind in intent.absent:
+        if kind in _SCALERS:
+            return Verdict(SCALING_ACTIVE, "False", "ScalerMissing", _sentence(kind))
+    if observed.scaler is None:
+        return Verdict(SCALING_ACTIVE, "False", "ScalerMissing", "The scaler has not been made yet")
+    kind = observed.scaler["kind"]
+    own = condition(observed.scaler, _OWN_CONDITION[kind])
+    if own.get("status") == "True":
+        return Verdict(SCALING_ACTIVE, "True", "Scaling", f"{kind} {observed.scaler['metadata']['name']} is at work")
+    if own.get("status") == "False":
+        message = f"{kind}: {own.get('message') or own.get('reason', 'no reason given')}"
+        return Verdict(SCALING_ACTIVE, "False", "MetricsUnavailable", message)
+    return Verdict(SCALING_ACTIVE, "Unknown", "Pending", f"{kind} has not said yet whether it can scale")

@@ -1,0 +1,115 @@
+"""Kinds that other projects bring: said when they are absent, made when they come, without a restart; and what goes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.kube import Kube, Namespace, eventually
+from cluster.operator_process import Operator
+
+from textgen_operator.kinds import (
+    AUTOSCALERS,
+    DISRUPTION_BUDGETS,
+    INGRESSES,
+    NETWORK_POLICIES,
+    POD_MONITORS,
+    SCALED_OBJECTS,
+    SERVICES_OF_OURS,
+    STATEFUL_SETS,
+    Kind,
+    Manifest,
+)
+
+DEFINITIONS = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
+
+
+def definition(kind: Kind) -> Manifest:
+    """A definition of a kind that takes anything."""
+    names = {"kind": kind.name, "plural": kind.plural, "singular": kind.name.lower()}
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": kind.api_version.rpartition("/")[2], "served": True, "storage": True}
+    versions = [version | {"schema": {"openAPIV3Schema": schema}}]
+    return {
+        "metadata": {"name": f"{kind.plural}.{kind.group}"},
+        "spec": {"group": kind.group, "scope": "Namespaced", "names": names, "versions": versions},
+    }
+
+
+@contextmanager
+def served(kube: Kube, kind: Kind) -> Iterator[None]:
+    """The cluster knows the kind inside."""
+    made = kube.post(DEFINITIONS.path(), definition(kind))
+    try:
+        yield
+    finally:
+        kube.delete(DEFINITIONS, "", made["metadata"]["name"])
+
+
+def test_a_kind_that_comes_later_is_used_without_a_restart(
+    operator: Operator, kube: Kube, namespace: Namespace
+) -> None:
+    namespace.serve("chat", metrics={"monitor": "Enabled"})
+
+    def said() -> None:
+        found = namespace.condition("chat", "Integrated")
+        assert (found["status"], found["reason"]) == ("False", "KindNotServed")
+
+    def nothing_said() -> None:
+        conditions = namespace.get(SERVICES_OF_OURS, "chat")["status"]["conditions"]
+        assert "Integrated" not in {found["type"] for found in conditions}
+
+    eventually(said)
+    assert namespace.exists(STATEFUL_SETS, "chat")
+    with served(kube, POD_MONITORS):
+        eventually(lambda: namespace.get(POD_MONITORS, "chat"))
+        eventually(nothing_said)
+        # It is watched now: what somebody deletes comes back.
+        first = namespace.get(POD_MONITORS, "chat")["metadata"]["uid"]
+        namespace.delete(POD_MONITORS, "chat")
+
+        def made_again() -> None:
+            assert namespace.get(POD_MONITORS, "chat")["metadata"]["uid"] != first
+
+        eventually(made_again)
+    eventually(said)
+
+
+def test_what_the_spec_asks_for_no_longer_goes(operator: Operator, namespace: Namespace) -> None:
+    extras = (DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES)
+    network = {"ingress": {}, "policy": {"enabled": True}}
+    namespace.serve("chat", replicas=2, autoscaling={"maxReplicas": 3}, network=network)
+    for kind in extras:
+        eventually(lambda kind=kind: namespace.get(kind, "chat"))
+    budget = namespace.get(DISRUPTION_BUDGETS, "chat")["spec"]
+    assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+    namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"replicas": 1, "autoscaling": None, "network": None}})
+
+    def gone() -> None:
+        assert [kind.name for kind in extras if namespace.exists(kind, "chat")] == []
+
+    eventually(gone)
+    assert namespace.exists(STATEFUL_SETS, "chat")
+
+
+def test_the_scaler_scales_the_resource_and_the_operator_the_pods(operator: Operator, namespace: Namespace) -> None:
+    namespace.serve("chat", autoscaling={"maxReplicas": 3})
+    eventually(lambda: namespace.get(AUTOSCALERS, "chat"))
+    namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"replicas": 3}}, "scale")
+
+    def scaled() -> None:
+        assert namespace.get(STATEFUL_SETS, "chat")["spec"]["replicas"] == 3
+
+    eventually(scaled)
+    assert namespace.get(SERVICES_OF_OURS, "chat")["spec"]["replicas"] == 3
+
+
+def test_one_scaler_gives_way_to_the_other(operator: Operator, kube: Kube, namespace: Namespace) -> None:
+    with served(kube, SCALED_OBJECTS):
+        namespace.serve("chat", autoscaling={"maxReplicas": 3})
+        eventually(lambda: namespace.get(AUTOSCALERS, "chat"))
+        keda = {"engine": "KEDA", "maxReplicas": 3, "prometheus": {"address": "http://prometheus"}}
+        namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"autoscaling": keda}})
+        eventually(lambda: namespace.get(SCALED_OBJECTS, "chat"))
+        assert not namespace.exists(AUTOSCALERS, "chat")
+        namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"autoscaling": {"engine": "HPA", "prometheus": None}}})
+        eventually(lambda: namespace.get(AUTOSCALERS, "chat"))
+        assert not namespace.exists(SCALED_OBJECTS, "chat")
