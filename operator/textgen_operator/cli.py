@@ -63,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_namespace(state)
     state.set_defaults(command=_status)
 
+    change = commands.add_parser("plan", help="say what applying a service would change, and which pods would restart")
+    _add_file(change)
+    _add_namespace(change)
+    change.add_argument(
+        "--server-image", metavar="IMAGE", help="for services without one (default: the one that runs now)"
+    )
+    change.set_defaults(command=_plan)
+
     show = commands.add_parser("render", help="print the objects that the operator would make")
     _add_file(show)
     _add_image(show)
@@ -117,6 +125,12 @@ def _status(arguments: argparse.Namespace) -> int:
     from textgen_operator.cluster_commands import status
 
     return status(arguments)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from textgen_operator.cluster_commands import plan
+
+    return plan(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -28,6 +28,9 @@ WATCH_SILENCE = 75.0
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 
 
+_DRY_RUN: Mapping[bool, Mapping[str, str]] = {True: {"dryRun": "All"}, False: {}}
+
+
 class ApiError(Exception):
     """The API server refused a request.
 
@@ -129,29 +132,29 @@ class Client:
                     raise _error_of(event["object"], event["object"].get("code", 500))
                 yield event
 
-    async def apply(self, path: str, manifest: Manifest, field_manager: str) -> Manifest:
-        """Server-side apply, forced; the object as it is afterwards."""
+    async def apply(self, path: str, manifest: Manifest, field_manager: str, *, dry_run: bool = False) -> Manifest:
+        """Server-side apply, forced; the object as it is afterwards, or would be after a dry run."""
         return await self._json(
             "PATCH",
             path,
-            params={"fieldManager": field_manager, "force": "true"},
+            params={"fieldManager": field_manager, "force": "true", **_DRY_RUN[dry_run]},
             body=manifest,
             content_type="application/apply-patch+yaml",
         )
 
-    async def patch(self, path: str, steps: list[Manifest], field_manager: str) -> Manifest:
-        """A JSON patch (RFC 6902); the object as it is afterwards."""
+    async def patch(self, path: str, steps: list[Manifest], field_manager: str, *, dry_run: bool = False) -> Manifest:
+        """A JSON patch (RFC 6902); the object as it is afterwards, or would be after a dry run."""
         return await self._json(
             "PATCH",
             path,
-            params={"fieldManager": field_manager},
+            params={"fieldManager": field_manager, **_DRY_RUN[dry_run]},
             body=steps,
             content_type="application/json-patch+json",
         )
 
-    async def create(self, path: str, manifest: Manifest) -> Manifest:
+    async def create(self, path: str, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         """Make an object in a collection, which must not hold one of its name; the object as it is then."""
-        return await self._json("POST", path, body=manifest)
+        return await self._json("POST", path, params=_DRY_RUN[dry_run], body=manifest)
 
     async def delete(self, path: str, uid: str, propagation: str) -> None:
         """Delete the object of that uid; what it owns goes the way of `propagation`."""
@@ -193,7 +196,7 @@ class Client:
                 await self._log_out(session)
                 continue
             break
-        if method != "GET":
+        if method != "GET" and "dryRun" not in (params or {}):
             count_write(method, path, reply.status)
         if reply.status >= 400:
             async with reply:

@@ -12,8 +12,11 @@ import kopf
 from textgen_operator.client import ApiError, Client, connection_info
 from textgen_operator.describe import describe
 from textgen_operator.kinds import PODS, SERVICES_OF_OURS
+from textgen_operator.plan import describe as describe_plan
+from textgen_operator.plan import make_plan
 from textgen_operator.render.metadata import pod_selector
-from textgen_operator.resource import ObjectMeta
+from textgen_operator.resource import ObjectMeta, TextGenerationService
+from textgen_operator.yamlfile import load_service
 
 FAILED = 1
 
@@ -33,6 +36,26 @@ def status(arguments: argparse.Namespace) -> int:
         return 0
 
     return with_cluster(show)
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Print what applying a service would change. Returns the exit code: 1 when something stands in its way."""
+    service = load_service(arguments.file, arguments.name)
+
+    async def show(client: Client) -> int:
+        found = await make_plan(client, _placed(service, arguments.namespace), arguments.server_image)
+        print(describe_plan(found), end="")
+        return FAILED if found.is_blocked else 0
+
+    return with_cluster(show)
+
+
+def _placed(service: TextGenerationService, namespace: str | None) -> TextGenerationService:
+    """The service in the namespace where kubectl would put it."""
+    if namespace is None and "namespace" not in service.metadata.model_fields_set:
+        namespace = connection_info().default_namespace
+    update = {"namespace": namespace} if namespace else {}
+    return service.model_copy(update={"metadata": service.metadata.model_copy(update=update)})
 
 
 def with_cluster(work: Callable[[Client], Awaitable[int]]) -> int:

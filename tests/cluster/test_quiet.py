@@ -51,7 +51,12 @@ def settle(namespace: Namespace, names: list[str]) -> None:
         namespace.make_ready(name)
     (pod,) = namespace.list(PODS, crashing)
     namespace.report(pod, ready=False, state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=CRASHED)
-    reasons = {taken: "NameConflict", crashing: "CrashLoopBackOff", idle: "ScaledToZero", **dict.fromkeys(ready, "Ready")}
+    reasons = {
+        taken: "NameConflict",
+        crashing: "CrashLoopBackOff",
+        idle: "ScaledToZero",
+        **dict.fromkeys(ready, "Ready"),
+    }
     for name, reason in reasons.items():
         eventually(partial(is_because, namespace, name, reason))
 

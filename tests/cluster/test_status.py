@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import pytest
 from cluster.kube import Namespace, eventually
 from cluster.operator_process import Operator
 
-from textgen_operator.kinds import PODS, SERVICES_OF_OURS, STATEFUL_SETS, Manifest
+from textgen_operator.kinds import EVENTS, PODS, SECRETS, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+
+QUOTAS = Kind("v1", "ResourceQuota", "resourcequotas")
 
 TERMINATED = {
     "exitCode": 1,
@@ -75,49 +76,86 @@ def test_a_new_spec_is_ready_only_with_new_pods(operator: Operator, namespace: N
     expect(namespace, "Ready", "True", "Ready")
 
 
-@pytest.mark.parametrize(
-    ("container", "reason", "words"),
-    [
-        (
-            {
-                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
-                "lastState": {"terminated": TERMINATED | {"message": "no such model: org/typo"}},
-            },
-            "CrashLoopBackOff",
-            "Pod chat-0 exited with code 1, after saying: no such model: org/typo",
-        ),
-        (
-            {
-                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-                "lastState": {"terminated": TERMINATED | {"exitCode": 137, "reason": "OOMKilled"}},
-            },
-            "OOMKilled",
-            "resources.limits.memory",
-        ),
-        (
-            {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}},
-            "ImagePullBackOff",
-            "manifest unknown",
-        ),
-        (
-            {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "hf" not found'}}},
-            "ContainerConfigError",
-            'secret "hf" not found',
-        ),
-    ],
-    ids=["crash", "out of memory", "image", "secret"],
+def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    """The container ended and waits to be started again."""
+    end = TERMINATED | {"exitCode": code, "reason": reason, "message": message}
+    return {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": end}}
+
+
+def waiting(reason: str, message: str) -> dict[str, Any]:
+    return {"state": {"waiting": {"reason": reason, "message": message}}}
+
+
+GATED = '{"message": "org/model is gated: accept its terms", "error_type": "model_gated"}'
+FULL_GPU = (
+    '{"message": "the model does not fit", "error_type": "out_of_memory"}\n{"message": "x", "error_type": "startup"}'
 )
-def test_the_reason_why_a_pod_does_not_start_is_told(
-    operator: Operator, namespace: Namespace, container: dict[str, Any], reason: str, words: str
+ILLS: dict[str, tuple[dict[str, Any], str]] = {
+    "ImagePullBackOff": (waiting("ImagePullBackOff", "manifest unknown"), "manifest unknown"),
+    "ContainerConfigError": (waiting("CreateContainerConfigError", 'no key "token"'), 'no key "token"'),
+    "CrashLoopBackOff": (ended(1, message="no such model: org/typo"), "with code 1, after saying: no such model"),
+    "OOMKilled": (ended(137, "OOMKilled"), "resources.limits.memory"),
+    "GatedModel": (ended(1, message=GATED), "accept its terms"),
+    "GPUOutOfMemory": (ended(1, message=FULL_GPU), "exited with code 1: it does not fit"),
+}
+"""Reason of Ready -> what the kubelet says of the container, and what the message has of it."""
+
+
+def test_each_reason_why_a_pod_does_not_serve_is_told_and_forgotten_again(
+    operator: Operator, namespace: Namespace
 ) -> None:
     namespace.serve("chat")
     eventually(lambda: namespace.stands("chat"))
     (pod,) = namespace.list(PODS, "chat")
-    namespace.report(pod, ready=False, **container)
-    assert words in expect(namespace, "Ready", "False", reason)["message"]
-    # And it is forgotten once it no longer holds.
+    for reason, (container, words) in ILLS.items():
+        namespace.report(pod, ready=False, **container)
+        assert words in expect(namespace, "Ready", "False", reason)["message"]
+    expect(namespace, "ModelReady", "Unknown", "NoPods")
+
+    scheduling = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: 3 Insufficient nvidia.com/gpu"}
+    status = {"phase": "Pending", "conditions": [scheduling], "containerStatuses": []}
+    namespace.edit(PODS, "chat-0", {"status": status}, "status")
+    assert "3 Insufficient nvidia.com/gpu" in expect(namespace, "Ready", "False", "Unschedulable")["message"]
+    expect(namespace, "Scheduled", "False", "Unschedulable")
+    expect(namespace, "Progressing", "False", "RolloutBlocked")
+
     namespace.report(pod, ready=True)
     expect(namespace, "Ready", "True", "Ready")
+    for kind in ("ModelReady", "Scheduled", "Available"):
+        assert namespace.condition("chat", kind)["status"] == "True"
+    failure = namespace.get(SERVICES_OF_OURS, "chat")["status"]["lastFailure"]
+    assert (failure["pod"], failure["container"]) == ("chat-0", "server")
+    told = {event["reason"]: event for event in namespace.list(EVENTS) if event["involvedObject"]["name"] == "chat"}
+    assert told.keys() >= {"Created", "ImagePullFailed", "CrashLoop", "Unschedulable", "BecameReady"}
+    assert told["CrashLoop"]["source"]["component"] == "textgen-operator"
+
+
+def test_a_missing_secret_is_told_before_anything_is_changed(operator: Operator, namespace: Namespace) -> None:
+    running(namespace)
+    before = namespace.get(STATEFUL_SETS, "chat")["spec"]
+    spec = {"huggingFace": {"tokenSecretRef": {"name": "hf"}}, "model": "org/model"}
+    namespace.edit(SERVICES_OF_OURS, "chat", {"spec": spec})
+    assert "key token of Secret hf" in expect(namespace, "Accepted", "False", "SecretNotFound")["message"]
+    expect(namespace, "Ready", "False", "SecretNotFound")
+    expect(namespace, "Available", "True", "ReadyPods")
+    assert namespace.get(STATEFUL_SETS, "chat")["spec"] == before
+
+    namespace.kube.post(SECRETS.path(namespace.name), {"metadata": {"name": "hf"}, "stringData": {"token": "x"}})
+    expect(namespace, "Accepted", "True", "Accepted")
+
+    def rolled() -> None:
+        assert namespace.get(STATEFUL_SETS, "chat")["spec"] != before
+
+    eventually(rolled)
+
+
+def test_a_quota_that_allows_no_pods_is_quoted(operator: Operator, namespace: Namespace) -> None:
+    none = {"hard": {"pods": "0"}}
+    namespace.kube.post(QUOTAS.path(namespace.name), {"metadata": {"name": "none"}, "spec": none})
+    namespace.edit(QUOTAS, "none", {"status": none | {"used": {"pods": "0"}}}, "status")
+    namespace.serve("chat")
+    assert "exceeded quota: none" in expect(namespace, "Ready", "False", "QuotaExceeded")["message"]
+    expect(namespace, "Scheduled", "False", "QuotaExceeded")
 
 
 def test_the_scale_subresource_scales(operator: Operator, namespace: Namespace) -> None:

@@ -1,0 +1,220 @@
+"""`textgen-operator plan FILE`: what applying a service would change, and which pods it would restart.
+
+Nothing is written: the API server itself says what its objects would be, in dry runs of the requests that the operator
+would send. Called by cluster_commands.py, with the client of the person who asks.
+"""
+
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from typing import Any
+
+from textgen_operator.apply import must_replace
+from textgen_operator.client import ApiError, Client
+from textgen_operator.compare import covers
+from textgen_operator.kinds import OPTIONAL, PRUNED, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest, kind_of
+from textgen_operator.reconcile import Disposition, dispose, is_ours
+from textgen_operator.render import Defaults, render
+from textgen_operator.render.container import CONTAINER_NAME
+from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
+from textgen_operator.resource import ObjectMeta, TextGenerationService
+
+
+@dataclass(frozen=True)
+class Step:
+    """What would become of one object.
+
+    Attributes:
+        what: kind and name.
+        action: create, update, replace, delete, blocked, or unchanged.
+        details: of an update the paths that change; of what is blocked, why.
+        restarts: whether the pods of it would be replaced.
+    """
+
+    what: str
+    action: str
+    details: tuple[str, ...] = ()
+    restarts: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What applying a service would do.
+
+    Attributes:
+        service: as it would be.
+        refusal: the API server's words if it would not take the resource; empty if it would.
+        steps: one for each object.
+        statefulset: as it is; None when there is none.
+    """
+
+    service: TextGenerationService
+    refusal: str
+    steps: list[Step]
+    statefulset: Manifest | None
+
+    @property
+    def restarts(self) -> bool:
+        """Whether pods would be replaced."""
+        return any(step.restarts for step in self.steps)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether something stands in its way."""
+        return bool(self.refusal) or any(step.action == "blocked" for step in self.steps)
+
+
+async def make_plan(client: Client, service: TextGenerationService, image: str | None) -> Plan:
+    """Ask what would happen.
+
+    Args:
+        client: of somebody who may write what the operator writes; only dry runs are sent.
+        service: what would be applied.
+        image: the server's, for services without one; by default what runs now.
+
+    Raises:
+        ApiError: the API server does not let us look.
+    """
+    meta = service.metadata
+    live = await client.get(SERVICES_OF_OURS.path(meta.namespace, meta.name))
+    refusal = await _refusal(client, service, live)
+    if live is not None:
+        service = service.model_copy(update={"metadata": ObjectMeta.model_validate(live["metadata"])})
+    statefulset = await client.get(STATEFUL_SETS.path(meta.namespace, meta.name))
+    served = {kind for kind in OPTIONAL if await client.get(f"/apis/{kind.api_version}") is not None}
+    desired = render(service, _defaults(image, live, statefulset), served)
+    steps = [await _step(client, service.metadata, each, served) for each in desired]
+    steps += await _leftovers(client, service.metadata, desired, served)
+    return Plan(service, refusal, steps, statefulset)
+
+
+async def _refusal(client: Client, service: TextGenerationService, live: Manifest | None) -> str:
+    """Why the API server would not take the resource."""
+    meta = service.metadata
+    named = {"name": meta.name, "namespace": meta.namespace}
+    spec = service.spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    manifest = {"apiVersion": service.api_version, "kind": service.kind, "metadata": named, "spec": spec}
+    try:
+        if live is None:
+            await client.create(SERVICES_OF_OURS.path(meta.namespace), manifest, dry_run=True)
+        else:
+            step = {"op": "replace", "path": "/spec", "value": spec}
+            await client.patch(SERVICES_OF_OURS.path(meta.namespace, meta.name), [step], FIELD_MANAGER, dry_run=True)
+    except ApiError as error:
+        if not error.is_refusal:
+            raise
+        return str(error)
+    return ""
+
+
+def _defaults(image: str | None, live: Manifest | None, statefulset: Manifest | None) -> Defaults:
+    """The installation's image is known from what runs, if that was not the service's own wish."""
+    if image is not None:
+        return Defaults(image=image)
+    if live is None or statefulset is None or "image" in live["spec"]:
+        return Defaults()
+    containers = statefulset["spec"]["template"]["spec"]["containers"]
+    return Defaults(image=next(each["image"] for each in containers if each["name"] == CONTAINER_NAME))
+
+
+async def _step(client: Client, service: ObjectMeta, desired: Manifest, served: Set[Kind]) -> Step:
+    kind, meta = kind_of(desired), desired["metadata"]
+    what = f"{kind.name} {meta['name']}"
+    if kind in OPTIONAL and kind not in served:
+        return Step(what, "blocked", (f"the cluster does not know {kind.api_version}: install {kind.provider}",))
+    path = kind.path(meta["namespace"], meta["name"])
+    live = await client.get(path)
+    disposition = dispose(desired, live, service)
+    if disposition is Disposition.CONFLICT:
+        return Step(what, "blocked", ("there is one that is not this service's",))
+    if live is not None and must_replace(desired, live):
+        same = covers(desired["spec"]["template"], live["spec"]["template"])
+        return Step(what, "replace", ("its pods serve on meanwhile",), restarts=not same)
+    try:
+        after = await client.apply(path, desired, FIELD_MANAGER, dry_run=True)
+    except ApiError as error:
+        if not error.is_refusal:
+            raise
+        return Step(what, "blocked", (str(error),))
+    return _compared(what, live, after)
+
+
+def _compared(what: str, live: Manifest | None, after: Manifest) -> Step:
+    if live is None:
+        return Step(what, "create")
+    changed = tuple(changes(live, after))
+    if not changed:
+        return Step(what, "unchanged")
+    restarts = after["kind"] == STATEFUL_SETS.name and live["spec"]["template"] != after["spec"]["template"]
+    return Step(what, "update", changed, restarts)
+
+
+async def _leftovers(client: Client, service: ObjectMeta, desired: list[Manifest], served: Set[Kind]) -> list[Step]:
+    """What the service has now, and would not have any more."""
+    wanted = {(kind_of(each), each["metadata"]["name"]) for each in desired}
+    steps: list[Step] = []
+    for kind in PRUNED:
+        if kind in OPTIONAL and kind not in served:
+            continue
+        found = await client.items(kind.path(service.namespace), f"{SERVICE_LABEL}={service.name}")
+        names = [live["metadata"]["name"] for live in found if is_ours(live, service)]
+        steps += [Step(f"{kind.name} {name}", "delete") for name in names if (kind, name) not in wanted]
+    return steps
+
+
+def changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    """Paths at which two objects differ, but for what the API server keeps of its own."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(before.keys() | after.keys()):
+            here = f"{path}.{key}" if path else key
+            if here not in _KEPT_BY_THE_SERVER:
+                yield from changes(before.get(key), after.get(key), here)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (one, two) in enumerate(zip(before, after, strict=True)):
+            yield from changes(one, two, f"{path}[{index}]")
+    elif before != after:
+        yield path
+
+
+_KEPT_BY_THE_SERVER = {"status", "metadata.managedFields", "metadata.resourceVersion", "metadata.generation"}
+
+
+def describe(plan: Plan) -> str:
+    """The plan for people."""
+    meta = plan.service.metadata
+    lines = [f"{meta.name} in {meta.namespace}"]
+    if plan.refusal:
+        lines.append(f"  refused: {plan.refusal}")
+    for step in plan.steps:
+        lines.append(f"  {step.action:<9} {step.what}")
+        lines += [f"            {detail}" for detail in step.details]
+    return "\n".join([*lines, *(f"  {line}" for line in (_of_pods(plan), _of_gpus(plan)) if line)]) + "\n"
+
+
+def _of_pods(plan: Plan) -> str:
+    if plan.statefulset is None or not plan.statefulset["spec"]["replicas"]:
+        return ""
+    if not plan.restarts:
+        return "pods: none restarts"
+    count = min(plan.statefulset["spec"]["replicas"], plan.service.spec.replicas)
+    return f"pods: {count} restart, one after the other; each is gone before its successor comes"
+
+
+def _of_gpus(plan: Plan) -> str:
+    """GPUs before, at the most and after: each replica has those of its old or of its new pod, never both."""
+    gpu = plan.service.spec.gpu
+    before, after = _gpus_of(plan.statefulset, gpu.resource_name), [gpu.count] * plan.service.spec.replicas
+    width = max(len(before), len(after))
+    padded = [counts + [0] * (width - len(counts)) for counts in (before, after)]
+    peak = sum(max(pair) for pair in zip(*padded, strict=True))
+    if not peak:
+        return ""
+    return f"GPUs ({gpu.resource_name}): {sum(before)} now, {peak} at peak, {sum(after)} afterwards"
+
+
+def _gpus_of(statefulset: Manifest | None, resource: str) -> list[int]:
+    """GPUs of each replica as it is."""
+    if statefulset is None:
+        return []
+    containers = statefulset["spec"]["template"]["spec"]["containers"]
+    limits = [container.get("resources", {}).get("limits", {}) for container in containers]
+    return [sum(int(each.get(resource, 0)) for each in limits)] * int(statefulset["spec"]["replicas"])
