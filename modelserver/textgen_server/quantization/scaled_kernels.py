@@ -1,5 +1,5 @@
-"""Device code of scaled_triton.py: products with weights of 8 bits that are dequantized tile by tile, and such weights
-written out.
+"""Device code of scaled_triton.py, products with weights of 8 bits that are dequantized tile by tile and such weights
+written out, and of rounding_triton.py.
 
 Codes are int8 [out, in]; with FLOAT they are the bits of numbers of type float8_e4m3fn, which not every device knows.
 Scales are float32 [out, groups]; the group of input feature k is (first + k) // group_size.
@@ -84,3 +84,35 @@ def dequantize_scaled(
     exists = (outputs < out)[:, None] & (inputs < size)[None, :]
     places = outputs.to(tl.int64)[:, None] * size + inputs[None, :]
     tl.store(weight + places, tile.to(weight.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def round_rows(x, codes, scales, size, given, LARGEST: tl.constexpr, DYNAMIC: tl.constexpr, STEP: tl.constexpr):
+    """Grid (rows): the nearest codes to the numbers of a row of x [rows, size], and what a code of one stands for:
+    `given`, else what makes `LARGEST` the row's largest."""
+    row, places = tl.program_id(0).to(tl.int64), tl.arange(0, STEP)
+    scale = given
+    if DYNAMIC:
+        largest = tl.zeros([STEP], dtype=tl.float32)
+        for start in range(0, size, STEP):
+            value = tl.load(x + row * size + start + places, mask=start + places < size, other=0)
+            largest = tl.maximum(largest, tl.abs(value.to(tl.float32)))
+        # The least is the smallest normal number: rows of zeros stay zeros.
+        scale = tl.maximum(tl.div_rn(tl.max(largest, 0), LARGEST), 1.1754943508222875e-38)
+    tl.store(scales + row, scale)
+    for start in range(0, size, STEP):
+        there = start + places < size
+        value = tl.load(x + row * size + start + places, mask=there, other=0).to(tl.float32)
+        code = tl.div_rn(value, tl.zeros([STEP], dtype=tl.float32) + scale)
+        if codes.dtype.element_ty == tl.int8:
+            code = tl.minimum(tl.maximum(code, -128.0), LARGEST)
+            # Beyond 2^23, float32 has whole numbers alone: the nearest, and of two the even one.
+            code = code + 12582912.0 - 12582912.0
+        else:
+            code = tl.minimum(tl.maximum(code, -LARGEST), LARGEST)
+            # Likewise, in units of the last of three bits of mantissa; the smallest exponent is -6. The conversion is
+            # exact then, and the same in Triton's interpreter, whose own rounding of float8 is not.
+            exponent = tl.maximum((code.to(tl.int32, bitcast=True) >> 23) & 255, 127 - 6)
+            unit = ((exponent - 3) << 23).to(tl.float32, bitcast=True) * 12582912.0
+            code = code + unit - unit
+        tl.store(codes + row * size + start + places, code.to(codes.dtype.element_ty), mask=there)

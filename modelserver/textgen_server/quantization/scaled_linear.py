@@ -4,13 +4,14 @@ The one that is always right is `Dequantizing`; the others are compared with it 
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.native.ops import NativeInt8Linear, fit
 from textgen_server.quantization.scaled import Scaled, as_float, joined, rounded, rounded_in_groups
 
 # Devices from here on multiply numbers of type float8: Ada and Hopper.
@@ -31,6 +32,8 @@ def scaled_layer(block: Scaled, device: torch.device) -> nn.Module:
     by_rows = block.scales.shape[1] == 1 and block.rounding is not None
     if by_rows and block.codes.dtype == torch.int8 and _fits_int8(block, device):
         return Int8Product(held)
+    if block.scales.shape[1] == 1 and block.rounding is None and block.codes.dtype == torch.int8 and fit(held.scales):
+        return NativeInt8Linear(held.codes, held.scales)
     if device.type == "cpu":
         return Dequantizing(held)
     if by_rows and block.codes.dtype == torch.float8_e4m3fn and _fits_float8(block, device):
@@ -63,6 +66,7 @@ class ScaledLinear(nn.Module):
         self.block = block
         self.out, self.size = block.codes.shape
         self.input_scale = block.rounding.scale if block.rounding is not None else None
+        self.rounded = _rounding_on(block.codes.device)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x.reshape(-1, self.size)).view(*x.shape[:-1], self.out)
@@ -70,6 +74,15 @@ class ScaledLinear(nn.Module):
     def product(self, x: Tensor) -> Tensor:
         """x [T, in] -> [T, out]."""
         raise NotImplementedError
+
+
+def _rounding_on(device: torch.device) -> Callable[[Tensor, torch.dtype, float | None], tuple[Tensor, Tensor]]:
+    """The fastest `rounded` for rows on `device`."""
+    if device.type == "cpu" or importlib.util.find_spec("triton") is None:
+        return rounded
+    from textgen_server.quantization import rounding_triton
+
+    return rounding_triton.rounded
 
 
 class Dequantizing(ScaledLinear):
@@ -97,7 +110,7 @@ class Int8Product(ScaledLinear):
 
     def product(self, x: Tensor) -> Tensor:
         block = self.block
-        codes, scales = rounded(x, torch.int8, self.input_scale)
+        codes, scales = self.rounded(x, torch.int8, self.input_scale)
         rows = len(x)
         if x.device.type != "cpu" and rows < _FEWEST_ROWS:
             codes = F.pad(codes, (0, 0, 0, _FEWEST_ROWS - rows))
@@ -110,7 +123,7 @@ class Float8Product(ScaledLinear):
 
     def product(self, x: Tensor) -> Tensor:
         block = self.block
-        codes, scales = rounded(x, torch.float8_e4m3fn, self.input_scale)
+        codes, scales = self.rounded(x, torch.float8_e4m3fn, self.input_scale)
         # Scales by rows come with results in bfloat16 alone.
         out = torch._scaled_mm(codes, block.codes.t(), scales, block.scales.t(), out_dtype=torch.bfloat16)
         return out.to(x.dtype)

@@ -6,12 +6,14 @@ from itertools import product
 import torch
 from compiled_kernels import compile_for
 
+from textgen_server.quantization import rounding_triton
 from textgen_server.quantization.grouped import Grouped
 from textgen_server.quantization.grouped_linear import FEW_ROWS, GroupedLinear
 from textgen_server.quantization.scaled import Scaled
 from textgen_server.quantization.scaled_triton import DequantizingTiles
 
 SIZE, OUT = 4096, 512
+FIRST_WITH_FLOAT8 = 89
 
 
 def block(bits: int, groups: torch.Tensor) -> Grouped:
@@ -33,8 +35,10 @@ def main() -> None:
         compile_for(capability)
         scales = torch.ones(OUT, SIZE // group_size)
         tiles = DequantizingTiles(Scaled(torch.zeros(OUT, SIZE).to(kind), scales, group_size, 0, None))
-        for rows in (1, FEW_ROWS, FEW_ROWS + 1):
+        for rows in (FEW_ROWS, FEW_ROWS + 1):
             tiles(torch.zeros(rows, SIZE, dtype=dtype))
+        if kind == torch.int8 or capability >= FIRST_WITH_FLOAT8:
+            rounding_triton.rounded(torch.zeros(1, SIZE, dtype=dtype), kind)
 
 
 if __name__ == "__main__":

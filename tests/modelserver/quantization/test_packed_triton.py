@@ -138,4 +138,4 @@ def test_what_is_not_packed_stays_plain(tmp_path: Path) -> None:
 
 def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     kernels = compiled(Path(__file__).with_name("compile_kernels.py"), tmp_path)
-    assert kernels == {"multiply", "dequantize", "multiply_scaled", "dequantize_scaled"}
+    assert kernels == {"multiply", "dequantize", "multiply_scaled", "dequantize_scaled", "round_rows"}

@@ -13,6 +13,7 @@ from textgen_server.quantization.scaled import Rounding, Scaled, joined, rounded
 from textgen_server.quantization.scaled_linear import Dequantizing, Float8Product, Int8Product
 
 scaled_triton = pytest.importorskip("textgen_server.quantization.scaled_triton")
+rounding_triton = pytest.importorskip("textgen_server.quantization.rounding_triton")
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TYPES = [torch.int8, torch.float8_e4m3fn]
@@ -73,6 +74,17 @@ def _padded(weights: Scaled) -> Scaled:
     codes = torch.cat([weights.codes, weights.codes[:missing]])
     scales = torch.cat([weights.scales, weights.scales[:missing]])
     return Scaled(codes, scales, weights.group_size, weights.first, weights.rounding)
+
+
+@pytest.mark.parametrize("scale", [None, 0.01], ids=["dynamic", "static"])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_rounding_in_one_launch_is_the_same(dtype, scale):
+    x = random(7, 1300) * torch.tensor([1e-3, 1, 1, 10, 0, 1e-30, 1e4], device=DEVICE)[:, None]
+    x[1, :256] = torch.arange(256, device=DEVICE) / 2 * 0.01  # as near to one code as to the next
+    codes, scales = rounding_triton.rounded(x, dtype, scale)
+    expected, expected_scales = rounded(x, dtype, scale)
+    assert torch.equal(scales, expected_scales)
+    assert torch.equal(codes.float(), expected.float())
 
 
 def test_matrices_whose_activations_have_other_scales_are_kept_apart():
