@@ -138,13 +138,17 @@ def _column(name: str, path: str, kind: str = "string", priority: int = 0) -> Sc
 
 PRINTER_COLUMNS = [
     _column("Model", ".spec.model"),
-    _column("Quantize", ".spec.quantize"),
+    _column("Quant", ".spec.quantize"),
     _column("Shards", ".status.shards", "integer"),
     _column("Replicas", ".spec.replicas", "integer"),
     _column("Ready", ".status.readyReplicas", "integer"),
-    _column("Status", '.status.conditions[?(@.type=="Ready")].reason'),
+    _column("Status", ".status.phase"),
+    _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
+    _column("Load", ".status.load.percent", "integer"),
     _column("Age", ".metadata.creationTimestamp", "date"),
     _column("URL", ".status.url", priority=1),
+    _column("Revision", ".status.model.resolvedRevision", priority=1),
+    _column("Started", ".status.startup.lastSeconds", "integer", priority=1),
     _column("Message", '.status.conditions[?(@.type=="Ready")].message', priority=1),
 ]
 

@@ -33,7 +33,7 @@ def resource(generation: int = 1, **status: Any) -> Manifest:
 
 
 def conditions(observed: Observed) -> str:
-    """"Status/Reason" of each condition, and the phase."""
+    """ "Status/Reason" of each condition, and the phase."""
     status = status_of(resource(), observed, NOW)
     return " ".join([*(f"{found['status']}/{found['reason']}" for found in status["conditions"]), status["phase"]])
 
@@ -205,3 +205,23 @@ def test_the_last_failure_stays_when_its_conditions_have_gone() -> None:
 )
 def test_what_no_watch_tells_of_is_looked_at_again(observed: Observed, age: int, seconds: float | None) -> None:
     assert next_look(observed, status_of(resource(), observed, NOW), NOW + timedelta(seconds=age)) == seconds
+
+
+def test_every_way_to_reach_a_service_is_listed() -> None:
+    network = {
+        "ingress": {"hostname": "chat.test", "tlsSecretName": "cert"},
+        "route": {"parentRefs": [{"name": "gateway"}], "hostnames": ["llm.test"]},
+    }
+    intent = Intent(service(network=network), "http://chat.models.svc")
+    status = status_of(resource(), Observed(statefulset(), intent=intent), NOW)
+    assert status["addresses"] == ["http://chat.models.svc", "https://chat.test", "llm.test"]
+
+
+def test_the_model_that_a_server_found_is_kept_until_another_is_asked_for() -> None:
+    found = Progress("chat-0", "located", "org/model", 7, 7, revision="abc")
+    first = status_of(resource(), Observed(statefulset(), located=found), NOW)
+    assert first["model"] == {"name": "org/model", "resolvedRevision": "abc", "sizeBytes": 7}
+    assert status_of(resource(**first), Observed(statefulset()), NOW)["model"] == first["model"]
+    other = resource(**first)
+    other["spec"]["model"] = "org/other"
+    assert "model" not in status_of(other, Observed(statefulset()), NOW)

@@ -155,6 +155,9 @@ class Status(Part):
     url: str = Field(max_length=512)
     """Where the API is reached inside the cluster."""
 
+    addresses: list[Annotated[str, Field(max_length=512)]] = Field(default=[], max_length=32)
+    """All places where the API is reached; of an HTTPRoute its hosts."""
+
     overrides: list[Annotated[str, Field(max_length=512)]] = Field(default=[], max_length=256)
     """What podTemplate changes in the pods, as paths in their template."""
 

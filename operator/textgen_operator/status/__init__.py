@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import pod_selector
 from textgen_operator.resource import Condition, ObjectMeta, Status
+from textgen_operator.status.addresses import addresses
 from textgen_operator.status.conditions import diagnosis_of, verdicts
 from textgen_operator.status.failure import last_failure
 from textgen_operator.status.observed import Intent, Observed, Obstacle
@@ -56,8 +57,14 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
 def _intended(intent: Intent | None, old: Manifest) -> Manifest:
     """What follows from the spec alone; of one that is not valid, what the last valid one said."""
     if intent is None:
-        return {"url": old.get("url", ""), "overrides": old.get("overrides", [])}
-    return {"url": intent.url, "overrides": [path[:_LONGEST_PATH] for path in intent.overrides[:_MOST_PATHS]]}
+        return {name: old[name] for name in ("url", "addresses", "overrides") if name in old} | {
+            "url": old.get("url", "")
+        }
+    return {
+        "url": intent.url,
+        "addresses": addresses(intent),
+        "overrides": [path[:_LONGEST_PATH] for path in intent.overrides[:_MOST_PATHS]],
+    }
 
 
 def _model(service: Manifest, observed: Observed, old: Manifest) -> Manifest | None:
