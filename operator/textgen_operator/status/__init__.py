@@ -57,8 +57,10 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
 def _intended(intent: Intent | None, old: Manifest) -> Manifest:
     """What follows from the spec alone; of one that is not valid, what the last valid one said."""
     if intent is None:
-        return {name: old[name] for name in ("url", "addresses", "overrides") if name in old} | {
-            "url": old.get("url", "")
+        return {
+            "url": old.get("url", ""),
+            "addresses": old.get("addresses", []),
+            "overrides": old.get("overrides", []),
         }
     return {
         "url": intent.url,
