@@ -14,6 +14,13 @@ from fake_hub import serve_hub
 from running import Server
 from safetensors.torch import load_file, save_file
 from shapes import SHAPES, save_checkpoint
+from tiny_gguf import write_gguf
+from tiny_tokenizer import write_tokenizer
+
+from textgen_server.errors import StartupError
+from textgen_server.parallel import Group
+from textgen_server.runner.load import load_model
+from textgen_server.settings import ServerOptions
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -85,6 +92,32 @@ def pickled(content: object, length: int | None = None) -> Callable[[Path], None
     return change
 
 
+def folder_for(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
+def gguf(length: int | None, architecture: str = "llama") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        write_gguf(folder / "tiny.gguf", architecture=architecture)
+        cut("tiny.gguf", length or 10**9)(folder)
+
+    return change
+
+
+def link(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to("/gone/file")
+
+    return change
+
+
 def adapter(base: str | None) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         for path in folder.iterdir():
@@ -101,7 +134,6 @@ BEFORE_TORCH: dict[str, tuple[Callable[[Path], None], str]] = {
     "a broken config": (write("config.json", "{oops"), "config.json is not valid JSON"),
     "a config that is a list": (write("config.json", "[]"), "config.json must hold a JSON object, not list"),
     "a config without a family": (write("config.json", "{}"), "config.json lacks the field 'model_type'"),
-    "an unknown architecture": (set_config(model_type="nobodys"), "model_type 'nobodys' is not supported; supported: "),
     "empty weights": (write(WEIGHTS, ""), f"{WEIGHTS} is damaged or truncated (0 bytes): it is empty"),
     "truncated weights": (cut(WEIGHTS, -9), "bytes of tensors, and its header says"),
     "a truncated header": (cut(WEIGHTS, 100), "is damaged or truncated (100 bytes): its header is not whole"),
@@ -120,6 +152,20 @@ BEFORE_TORCH: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pickle with code": (pickled({"a": Evil()}), "holds more than tensors, and reading it could run code"),
     "a truncated pickle": (pickled({"a": torch.zeros(999)}, 1500), "pytorch_model.bin is damaged or truncated"),
     "a pickle of a training run": (pickled({"a": torch.zeros(2), "step": 1}), "must hold named tensors and nothing"),
+    "a folder in place of the weights": (folder_for(WEIGHTS), f"{WEIGHTS} cannot be read: Is a directory"),
+    "a folder in place of the config": (folder_for("config.json"), "it has no config.json"),
+    "a link to weights that are gone": (link(WEIGHTS), f"{WEIGHTS} cannot be read: No such file"),
+    "a config without end": (write("config.json", "[" * 100_000), "its brackets are nested too deeply"),
+    "no tokenizer": (remove("tokenizer.json"), "tokenizer.json is missing; textgen needs the fast tokenizer's file"),
+    "a broken tokenizer": (write("tokenizer.json", "{"), "tokenizer.json cannot be read as a tokenizer"),
+    "a tokenizer of a larger model": (set_config(vocab_size=99), "has 131 tokens, and config.json says vocab_size 99"),
+    "a tokenizer_config that is no JSON": (write("tokenizer_config.json", "{"), "tokenizer_config.json is not valid"),
+    "a chat template that is none": (write("chat_template.jinja", "{{ oops"), "the model's chat template is damaged"),
+    "a chat template that is no text": (write("chat_template.jinja", b"\xff"), "chat_template.jinja is not text in"),
+    "a generation_config that is no JSON": (write("generation_config.json", "{"), "generation_config.json is not"),
+    "an end that is no token": (write("generation_config.json", '{"eos_token_id": "</s>"}'), "eos_token_id must be a "),
+    "a truncated gguf": (gguf(-100), "tiny.gguf is not a usable GGUF file: it is truncated"),
+    "a gguf of another architecture": (gguf(None, architecture="mamba"), "architecture 'mamba' is not supported"),
     "an adapter without a base": (adapter(None), "base_model_name_or_path must name the adapter's base model"),
     "an adapter whose base is gone": (adapter("/gone/base"), "no such folder or file: /gone/base"),
     "an adapter whose base is gated": (adapter("org/gated"), "org/gated is gated: accept its terms at http://"),
@@ -152,7 +198,9 @@ print(json.dumps([outcomes, "torch" in sys.modules]))
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(SHAPES["llama"]["grouped-query"], tmp_path_factory.mktemp("sound"))
+    folder = save_checkpoint(SHAPES["llama"]["grouped-query"], tmp_path_factory.mktemp("sound"))
+    write_tokenizer(folder, end=2)
+    return folder
 
 
 def copy(sound: Path, folder: Path, damage: Callable[[Path], None]) -> Path:
@@ -186,30 +234,70 @@ def test_before_torch_is_imported_each_is_one_sentence(sound: Path, tmp_path: Pa
         assert "Traceback" not in stderr
 
 
-def without_a_tensor(folder: Path) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    del tensors["model.layers.1.mlp.down_proj.weight"]
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+def tensors(**changed: torch.Tensor | None) -> Callable[[Path], None]:
+    """Replace tensors, or with None take them out; "__" stands for a dot."""
+
+    def change(folder: Path) -> None:
+        stored = load_file(folder / WEIGHTS) | {name.replace("__", "."): value for name, value in changed.items()}
+        save_file({name: value for name, value in stored.items() if value is not None}, folder / WEIGHTS)
+
+    return change
 
 
+# For a model with 3 layers, hidden_size 48, 6 heads of 8 and 2 for keys and values, intermediate_size 80.
 BY_THE_RANKS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a missing tensor": (without_a_tensor, "has no tensor model.layers.1.mlp.down_proj.weight"),
-    "a config with fewer layers": (set_config(num_hidden_layers=2), "more tensors are of layers that config.json"),
-    "a config of a wider model": (set_config(hidden_size=96, head_dim=8), "does not fit config.json, which makes it"),
+    "a missing tensor": (tensors(model__layers__1__mlp__down_proj__weight=None), "no tensor model.layers.1.mlp.down_"),
+    "no output head": (tensors(lm_head__weight=None), "has no tensor lm_head.weight"),
+    "a narrow matrix": (tensors(model__layers__0__self_attn__o_proj__weight=torch.zeros(48, 40)), "o_proj.weight of"),
+    "a matrix beside another's": (
+        tensors(model__layers__0__self_attn__q_proj__weight=torch.zeros(48, 47)),
+        "k_proj.weight and model.layers.0.self_attn.q_proj.weight belong side by side",
+    ),
+    "a vector for a matrix": (tensors(lm_head__weight=torch.zeros(131)), "lm_head.weight of shape [131] does not fit"),
+    "a norm of another size": (tensors(model__norm__weight=torch.zeros(47)), "which makes it 48 in dimension 0"),
+    "whole numbers": (tensors(lm_head__weight=torch.zeros(131, 48, dtype=torch.int8)), "holds int8 numbers"),
+    "an unknown architecture": (set_config(model_type="nobodys"), "model_type 'nobodys' is not supported; supported: "),
+    "fewer layers": (set_config(num_hidden_layers=2), "more tensors are of layers that config.json does not count"),
+    "more layers": (set_config(num_hidden_layers=4), "has no tensor model.layers.3."),
+    "another width": (set_config(hidden_size=96), "embed_tokens.weight of shape [131, 48] does not fit config.json, "
+                      "which makes it 96, its hidden_size, in dimension 1"),
+    "more heads": (set_config(num_attention_heads=12), "q_proj.weight of shape [48, 48] does not fit config.json"),
+    "fewer key heads": (set_config(num_key_value_heads=1), "k_proj.weight of shape [16, 48] does not fit config.json"),
+    "heads that cannot share keys": (set_config(num_attention_heads=5), "num_attention_heads (5) must be a multiple"),
+    "heads of an odd size": (set_config(head_dim=7), "turns an even number of features, not 7 of head_dim 7"),
+    "a larger vocabulary": (set_config(vocab_size=500), "embed_tokens.weight of shape [131, 48] does not fit config"),
+    "no hidden_size": (set_config(hidden_size=None), "config.json lacks the field 'hidden_size'"),
+    "a number in quotes": (set_config(hidden_size="48"), "hidden_size must be a whole number of at least 1, not '48'"),
+    "an unknown activation": (set_config(hidden_act="nope"), "hidden_act 'nope' is not supported; supported: "),
+    "an unknown rotary embedding": (set_config(rope_parameters={"rope_type": "nope"}), "rope_type 'nope' is not supp"),
+    "an unknown quantization": (set_config(quantization_config={"quant_method": "nope"}), "'nope' cannot be read"),
+    "a quantization that is none": (
+        set_config(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 16}),
+        "remove quantization_config if they are in full precision",
+    ),
+    "a quantization that is a list": (set_config(quantization_config=[4]), "quantization_config must be an object"),
 }  # fmt: skip
 
 
-def test_what_ranks_find_is_said_once_and_the_port_never_opens(sound: Path, tmp_path: Path) -> None:
-    servers = [
-        Server(tmp_path / f"{number}.log", "--model-id", str(copy(sound, tmp_path / str(number), damage)))
-        for number, (damage, _) in enumerate(BY_THE_RANKS.values())
-    ]
-    codes = [server.process.wait(120) for server in servers]
+@pytest.mark.parametrize(("damage", "complaint"), BY_THE_RANKS.values(), ids=BY_THE_RANKS)
+def test_what_ranks_find_is_one_sentence(
+    damage: Callable[[Path], None], complaint: str, sound: Path, tmp_path: Path
+) -> None:
+    folder = copy(sound, tmp_path / "model", damage)
 
-    assert codes == [1] * len(servers)
-    for server, (_, complaint) in zip(servers, BY_THE_RANKS.values(), strict=True):
-        log = server.log.read_text()
-        assert log.count(complaint) == 1
-        assert "Traceback" not in log
-        assert log.splitlines()[-1] == "error: the engine could not start; its reason is in the lines above"
-        assert "ready at" not in log
+    with pytest.raises(StartupError) as caught:
+        load_model(ServerOptions(device="cpu"), folder, torch.device("cpu"), Group())
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_ranks_find_is_said_once_and_the_port_never_opens(sound: Path, tmp_path: Path) -> None:
+    damage, complaint = BY_THE_RANKS["a missing tensor"]
+    server = Server(tmp_path / "log", "--model-id", str(copy(sound, tmp_path / "model", damage)))
+
+    assert server.process.wait(120) == 1
+    log = server.log.read_text()
+    assert log.count(complaint) == 1
+    assert "Traceback" not in log
+    assert log.splitlines()[-1] == "error: the engine could not start; its reason is in the lines above"
+    assert "ready at" not in log

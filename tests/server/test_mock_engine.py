@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from pathlib import Path
 from statistics import median
@@ -17,8 +18,11 @@ FLAGS = ("--mock-engine", "--mock-engine-tokens-per-second", str(TOKENS_PER_SECO
 
 
 @pytest.fixture(scope="module")
-def mock(model_flags, tmp_path_factory):
-    with running(tmp_path_factory.mktemp("mock") / "log", *model_flags, *FLAGS) as it:
+def mock(smollm2_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mock")
+    for path in smollm2_folder.glob("*.json"):  # no weights
+        shutil.copy(path, folder)
+    with running(folder / "log", "--model-id", str(folder), *FLAGS) as it:
         yield it
 
 

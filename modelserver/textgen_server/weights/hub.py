@@ -26,7 +26,7 @@ _HASHED_AT_ONCE = 4
 
 WANTED = ("*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model", "*.py")
 WANTED_OF_ADAPTER = ("adapter_config.json", "adapter_model*.safetensors")
-WANTED_OF_TOKENIZER = ("tokenizer*", "config.json", "generation_config.json")
+WANTED_OF_TOKENIZER = ("tokenizer*", "config.json", "generation_config.json", "chat_template*")
 
 
 def cache_folder(cache: str | None) -> Path:

@@ -57,15 +57,19 @@ def locate(model_id: str, revision: str | None, cache: str | None, progress: Pro
 
 
 def locate_all(options: ServerOptions, progress: Progress) -> tuple[ModelFolder, dict[str, Path]]:
-    """All that a server with these options reads: its model, and its adapters by name. Errors as in `locate`."""
-    cache = options.huggingface_hub_cache
-    model = locate(options.model_id, options.revision, cache, progress)
+    """All that a server with these options reads: its model, of which --mock-engine needs the tokenizer and config.json
+    alone, and its adapters by name. Errors as in `locate`."""
+    what = options.model_id, options.revision, options.huggingface_hub_cache
+    if options.mock_engine:
+        model = ModelFolder(locate_tokenizer(*what, progress), options.model_id, "")
+    else:
+        model = locate(*what, progress)
     progress(_located(model))
     return model, _locate_adapters(options, progress)
 
 
 def _located(model: ModelFolder) -> Report:
-    size = sum(path.stat().st_size for path in model.path.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in model.path.glob("*.safetensors") if path.is_file())
     at = f" at commit {model.sha}" if model.sha else ""
     fields = {"stage": "located", "what": model.name, "revision": model.sha, "done_bytes": size, "total_bytes": size}
     return Report(f"{model.name}{at}: {size / 1e9:.2f} GB in {model.path}", fields)

@@ -66,7 +66,7 @@ class Survey(Loader):
                 raise CheckpointError(_mismatch(name, shape, f"{hidden_size} in dimension 0"))
             return
         cut = parts[0].stored_dim
-        if cut >= len(shape):
+        if cut >= len(shape) or (len(shape) == 1 and name.endswith(".weight")):
             raise CheckpointError(_mismatch(name, shape, "a matrix"))
         if len(shape) == 2 and shape[1 - cut] != hidden_size:
             wanted = f"{hidden_size}, its hidden_size, in dimension {1 - cut}"
