@@ -66,6 +66,7 @@ CRASHED = status(failure=FAILURE, Ready="False/OOMKilled: ran out of memory")
         ),
         (READY, status(Ready="False/ProbeFailing: Pod chat-0 does not answer"), ["NotReady"]),
         (READY, STARTING, ["NotReady"]),
+        (STARTING, STARTING | status(MemorySufficient="False/ModelTooLarge: 7b"), ["ModelTooLarge"]),
         (status(ModelReady="False/Downloading"), status(ModelReady="True/Cached"), ["ModelDownloaded"]),
     ],
 )

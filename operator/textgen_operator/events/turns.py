@@ -33,6 +33,8 @@ def of_turns(before: Manifest, after: Manifest) -> Iterator[Event]:
         "Converting",
     ):
         yield Event("Normal", "ModelDownloaded", new["ModelReady"]["message"])
+    if _turned(old, new, "MemorySufficient", "False"):
+        yield Event("Warning", new["MemorySufficient"]["reason"], new["MemorySufficient"]["message"])
     if _turned(old, new, "Ready", "True"):
         yield Event("Normal", "BecameReady", new["Ready"]["message"])
 

@@ -9,7 +9,7 @@ All of them are written each time, so that none can go stale:
     Available      at least one pod answers, of whatever revision
     Ready          every pod of the current spec answers
 
-Those of integrations.py are there only where they apply.
+Those of memory.py and integrations.py are there only where they apply.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from textgen_operator.diagnosis import MODEL_REASONS, SCHEDULING_REASONS, Diagnosis, diagnose
 from textgen_operator.diagnosis.finding import condition
 from textgen_operator.kinds import Manifest
-from textgen_operator.status import integrations, progress
+from textgen_operator.status import integrations, memory, progress
 from textgen_operator.status.observed import Observed, Obstacle
 from textgen_operator.status.verdict import Verdict
 
@@ -42,6 +42,7 @@ def verdicts(observed: Observed) -> list[Verdict]:
         _progressing(observed, diagnosis),
         _available(observed),
         _ready(observed, diagnosis),
+        *memory.verdicts(observed),
         *integrations.verdicts(observed),
     ]
 
