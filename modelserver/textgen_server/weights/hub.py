@@ -4,7 +4,9 @@ That library goes on where a connection broke, keeps whole files over restarts, 
 here, once, for what has just come.
 """
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import re
@@ -23,6 +25,8 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _UNWANTED = ["*/*", "consolidated*"]  # other formats' copies of the weights
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HASHED_AT_ONCE = 4
+# A download that lives writes every few seconds: its connection is given up after ten without a byte.
+_IDLE_SECONDS = 60.0
 
 WANTED = ("*.safetensors", "*.json", "tokenizer*", "*.jinja", "*.model", "*.py")
 WANTED_OF_ADAPTER = ("adapter_config.json", "adapter_model*.safetensors")
@@ -64,6 +68,7 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress, w
     at = f" at {revision}" if revision else ""
     progress(f"looking up {repo}{at} on the Hugging Face hub")
     blobs = cache / f"models--{repo.replace('/', '--')}" / "blobs"
+    clear_leftovers(blobs, cache / ".locks" / blobs.parent.name)
     before = _finished(blobs)
     try:
         path = snapshot_download(
@@ -78,6 +83,30 @@ def download(repo: str, revision: str | None, cache: Path, progress: Progress, w
         raise _failure(error, repo, revision, cache, wanted) from error
     _verify(repo, [blobs / name for name in _finished(blobs) - before], Path(path))
     return Path(path)
+
+
+def clear_leftovers(blobs: Path, locks: Path) -> None:
+    """Delete what killed downloads left among `blobs`, each about as large as the file it was to be. The library gives
+    them a new name every time and never looks at them again.
+
+    What a living download holds a lock for, or has written to lately (not all file systems have locks), stays.
+    """
+    for path in blobs.glob("*.incomplete"):
+        with contextlib.suppress(OSError):  # gone already, or not ours
+            idle = time.time() - path.stat().st_mtime
+            if idle > _IDLE_SECONDS and _is_free(locks / f"{path.name.partition('.')[0]}.lock"):
+                path.unlink()
+
+
+def _is_free(lock: Path) -> bool:
+    if not lock.exists():
+        return True
+    with lock.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _finished(blobs: Path) -> set[str]:
