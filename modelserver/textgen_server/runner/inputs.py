@@ -97,7 +97,8 @@ def build(plan: StepPlan, block_size: int, device: torch.device, long: LongRope 
 def _turned(positions: np.ndarray, items: list[Item], query_lens: list[int], long: LongRope) -> np.ndarray:
     """`positions`, as rows of the table of angles."""
     shifted = np.repeat([item.long for item in items], query_lens) & (positions < long.original)
-    return positions + long.shift * shifted
+    rows: np.ndarray = positions + long.shift * shifted
+    return rows
 
 
 def _rows_of_adapters(items: list[Item], starts: np.ndarray) -> dict[str, np.ndarray]:
