@@ -1,6 +1,7 @@
 """Time of one attention layer per backend and workload, beside what this device's memory and arithmetic allow.
 
-usage: python bench/attention.py [--heads 9 --kv-heads 3 --head-dim 64] [--dtype float32] [--backends cpu,triton]
+usage: python bench/attention.py [--heads 9 --kv-heads 3 --head-dim 64] [--dtype float32] [--cache-dtype bfloat16]
+       [--backends cpu,triton]
 
 A row is one step's shape: decodes of equal context, or one prompt chunk. `limit` is the slower of reading the keys and
 values once and of the multiplications, at the bandwidth and speed that a plain sum and matrix product reach here.
@@ -58,11 +59,19 @@ def step(count: int, queries: int, context: int, block_size: int, device: torch.
 
 
 def layer_seconds(
-    backend: type[Attention], spec: AttentionSpec, batch: AttentionBatch, device: torch.device, dtype: torch.dtype
+    backend: type[Attention],
+    spec: AttentionSpec,
+    batch: AttentionBatch,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
 ) -> float:
     """Seconds per layer, with the work that a step does once spread over LAYERS layers."""
-    shape = backend.cache_shape(batch.block_tables.numel(), batch.block_size, spec.num_kv_heads, spec.head_dim)
-    pools = [[torch.randn(shape, device=device).to(dtype) for _ in range(2)] for _ in range(LAYERS)]
+    blocks, size = batch.block_tables.numel(), batch.block_size
+    shape = backend.pool_shape(blocks, size, spec.num_kv_heads, spec.head_dim, cache_dtype)
+    # Of 8 bits, random scales would make infinities; zeros take as long to read.
+    fill = torch.zeros if cache_dtype.itemsize == 1 else torch.randn
+    pools = [[fill(shape, device=device).to(cache_dtype) for _ in range(2)] for _ in range(LAYERS)]
     tokens = len(batch.slots)
     q = torch.randn(tokens, spec.num_heads, spec.head_dim, device=device).to(dtype)
     k, v = (torch.randn(tokens, spec.num_kv_heads, spec.head_dim, device=device).to(dtype) for _ in range(2))
@@ -93,16 +102,18 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, help="default: what each backend prefers")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--cache-dtype", help="of torch, as float8_e4m3fn; default: as --dtype")
     parser.add_argument("--backends", default=",".join(ATTENTION_BACKENDS), help="default: all that run here")
     args = parser.parse_args()
     device = torch.device(args.device)
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+    cache_dtype = getattr(torch, args.cache_dtype) if args.cache_dtype else dtype
     spec = AttentionSpec(args.heads, args.kv_heads, args.head_dim, scale=args.head_dim**-0.5)
     limits = device_limits(device, dtype)
-    print(f"{device}, {dtype}: {limits[0] / 1e9:.0f} GB/s, {limits[1] / 1e9:.0f} GFLOP/s")
+    print(f"{device}, {dtype}, cache in {cache_dtype}: {limits[0] / 1e9:.0f} GB/s, {limits[1] / 1e9:.0f} GFLOP/s")
     for name in args.backends.split(","):
         try:
-            backend = choose(name, device.type, dtype)
+            backend = choose(name, device.type, dtype, args.head_dim, cache_dtype=cache_dtype)
             block_size = block_size_for(backend, args.block_size)
         except StartupError as error:
             print(f"- {error}")
@@ -111,8 +122,8 @@ def main() -> None:
         print(f"{'sequences x queries @ context':>30}{'us/layer':>12}{'limit':>10}")
         for workload in WORKLOADS:
             batch = step(*workload, block_size, device)
-            took = layer_seconds(backend, spec, batch, device, dtype)
-            least = least_seconds(spec, batch, dtype.itemsize, limits)
+            took = layer_seconds(backend, spec, batch, device, dtype, cache_dtype)
+            least = least_seconds(spec, batch, cache_dtype.itemsize, limits)
             label = "{} x {} @ {}".format(*workload)
             print(f"{label:>30}{took * 1e6:12.0f}{least * 1e6:10.1f}{least / took:6.0%}", flush=True)
 

@@ -175,15 +175,17 @@ class PagedRun:
         self.tables = everyone
         return batch
 
-    def pools(self, backend: type[Attention]) -> tuple[Tensor, Tensor]:
-        case = self.case
-        shape = backend.cache_shape(self.num_blocks, case.block_size, case.spec.num_kv_heads, case.spec.head_dim)
-        key_pool, value_pool = (torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2))
+    def pools(self, backend: type[Attention], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        case, dtype = self.case, dtype or self.dtype
+        shape = backend.pool_shape(self.num_blocks, case.block_size, case.spec.num_kv_heads, case.spec.head_dim, dtype)
+        key_pool, value_pool = (torch.zeros(shape, device=self.device, dtype=dtype) for _ in range(2))
         return key_pool, value_pool
 
-    def attended_by(self, backend: type[Attention], step: AttentionBatch | None = None) -> Tensor:
+    def attended_by(
+        self, backend: type[Attention], step: AttentionBatch | None = None, cache_dtype: torch.dtype | None = None
+    ) -> Tensor:
         """`step`, by default the case's own, over a cache that the backend itself filled in an earlier step."""
-        layer, pools, step = backend(self.spec_on_device()), self.pools(backend), step or self.step
+        layer, pools, step = backend(self.spec_on_device()), self.pools(backend, cache_dtype), step or self.step
         self.fill(layer, pools)
         return layer.forward(self.q, *self.keys_and_values(step), *pools, step)
 

@@ -111,11 +111,15 @@ def _remedies(size: ModelSize, form: Form, room: int, shards: int, gpu: bool) ->
         yield f"--max-total-tokens {tokens}"
     if BITS[form.dtype] > 16 and fits(replace(form, dtype="bfloat16", cache_dtype="bfloat16")):
         yield "--dtype bfloat16"
+    if not gpu and BITS[form.cache_dtype] > 16 and fits(replace(form, cache_dtype="bfloat16")):
+        yield "--kv-cache-dtype bfloat16"
     if form.linear_bits is None:
         bits = {name: method.bits for name, method in registry.QUANTIZATION_METHODS.items() if method.bits}
         fitting = [name for name in bits if fits(replace(form, linear_bits=bits[name]))]
         if fitting:
             yield f"--quantize {max(fitting, key=lambda name: bits[name])}"
+    if gpu and BITS[form.cache_dtype] > 8.5 and fits(replace(form, cache_dtype="fp8_e4m3fn")):
+        yield "--kv-cache-dtype fp8_e4m3fn"
     if gpu:
         counts = (count for count in range(2, MOST_SHARDS // shards + 1) if fits(form, size.shard(count)))
         if (count := next(counts, None)) is not None:

@@ -98,6 +98,10 @@ class ServerOptions(BaseModel):
     attention_backend: str | None = None
     """Attention implementation. Default: the first in the registry that fits the device."""
 
+    kv_cache_dtype: Literal["auto", "bfloat16", "fp8_e4m3fn", "fp8_e5m2"] = "auto"
+    """Type of the KV cache. `fp8_e4m3fn` and `fp8_e5m2` are for GPUs that have them (compute capability 8.9), and give
+    each key and value a scale of its own. Default: that of the model."""
+
     cuda_memory_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of each GPU's memory that the server may use."""
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attention_cases import Case, PagedRun, named_cases, random_case, spec
+from attention_cases import Case, PagedRun, biases, named_cases, random_case, spec
 
 from textgen_server.attention.base import Attention
+from textgen_server.attention.select import FLOAT8_CAPABILITY
 from textgen_server.registry import ATTENTION_BACKENDS
 
 pytestmark = [
@@ -14,6 +15,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: compiled attention kernels are NOT tested here"),
 ]
 
+# How far a result may lie from that of a full cache; see test_agreement.py.
+ROUNDED = {torch.float8_e4m3fn: 0.2, torch.float8_e5m2: 0.35}
 GPU_BACKENDS = [name for name, entry in ATTENTION_BACKENDS.items() if "cuda" in entry.devices]
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
@@ -71,3 +74,15 @@ def test_a_captured_decode_replays_with_other_lengths(name: str) -> None:
         run.step.slots.copy_(later.slots)
         graph.replay()
         torch.testing.assert_close(replayed, run.expected(later), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", ROUNDED, ids=str)
+@pytest.mark.parametrize("options", [{}, {"relative_bias": biases(8, 60)}], ids=["plain", "bias"])
+def test_a_cache_of_8_bits_is_near_the_full_one(dtype: torch.dtype, options: dict[str, torch.Tensor]) -> None:
+    if torch.cuda.get_device_capability() < FLOAT8_CAPABILITY:
+        pytest.skip("this GPU has no 8-bit floats")
+    backend = load("triton", torch.bfloat16, 32)
+    case = Case("rounded", spec(8, 2, 128, **options), (1, 1, 1, 40, 300), (3000, 90, 17, 60, 0), block_size=32)
+    run = PagedRun(case, torch.device("cuda"), torch.bfloat16)
+    difference = (run.attended_by(backend, cache_dtype=dtype) - run.expected()).abs()
+    assert difference.max() < ROUNDED[dtype]

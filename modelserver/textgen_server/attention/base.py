@@ -101,13 +101,15 @@ class Attention(Protocol):
     Attributes:
         preferred_block_size: tokens per block when the user names none.
         block_size_multiple: block sizes must be a multiple of this.
-        dtypes: what q, k, v and the cache may be.
+        dtypes: what q, k and v may be, and the cache with them.
+        cache_dtypes: what else the cache may be, whatever q, k and v are.
         relative: whether it computes a `relative_bias`, and keeps to `first_keys`.
     """
 
     preferred_block_size: ClassVar[int]
     block_size_multiple: ClassVar[int]
     dtypes: ClassVar[frozenset[torch.dtype]]
+    cache_dtypes: ClassVar[frozenset[torch.dtype]] = frozenset()
     relative: ClassVar[bool] = False
 
     def __init__(self, spec: AttentionSpec) -> None: ...
@@ -116,6 +118,13 @@ class Attention(Protocol):
     def cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
         """Shape of the key pool of one layer, and of its value pool; `num_blocks` first, the rest as this one reads."""
         ...
+
+    @classmethod
+    def pool_shape(
+        cls, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
+        """The same for pools of `dtype`: those of 8 bits have room for scales too."""
+        return cls.cache_shape(num_blocks, block_size, num_kv_heads, head_dim)
 
     @staticmethod
     def obstacle(head_dim: int) -> str | None:

@@ -30,6 +30,7 @@ class CpuAttention(Attention):
     preferred_block_size = 32
     block_size_multiple = 1
     dtypes = frozenset({torch.float32, torch.bfloat16, torch.float16})
+    cache_dtypes = frozenset({torch.bfloat16})
     relative = True
 
     def __init__(self, spec: AttentionSpec) -> None:
@@ -57,7 +58,8 @@ class CpuAttention(Attention):
         return self._attend(q, None, (k_cache, v_cache), batch)
 
     def _put(self, cache: Tensor, values: Tensor, places: Tensor) -> None:
-        cache.view(-1, self.spec.head_dim).index_copy_(0, places, values.reshape(-1, self.spec.head_dim))
+        dim = self.spec.head_dim
+        cache.view(-1, dim).index_copy_(0, places, values.reshape(-1, dim).to(cache.dtype))
 
     def _attend(
         self, q: Tensor, own: tuple[Tensor, Tensor] | None, caches: tuple[Tensor, Tensor], batch: AttentionBatch
@@ -69,7 +71,9 @@ class CpuAttention(Attention):
             if own is not None and chunk.fresh:
                 keys, values = (fresh[chunk.tokens].transpose(0, 1) for fresh in own)
             else:
-                keys, values = (_gather(cache, chunk.cells, self.spec.num_kv_heads)[:, chunk.keys] for cache in caches)
+                keys, values = (
+                    _gather(cache, chunk.cells, self.spec.num_kv_heads)[:, chunk.keys].to(q.dtype) for cache in caches
+                )
             self._prefill(q[chunk.tokens], keys, values, batch, out[chunk.tokens])
         return out
 
@@ -80,17 +84,18 @@ class CpuAttention(Attention):
         # One buffer for the keys, then for the values, of every group and layer: fresh ones of this size would make
         # malloc return memory to the system and fault it in again, at several times the cost of the gather.
         largest = max(len(group.cells) for group in groups)
-        buffer = batch.plan(_buffer, largest * k_cache[0, 0].numel(), k_cache.dtype)
+        size = largest * k_cache[0, 0].numel()
+        buffers = [batch.plan(_buffer, size, dtype) for dtype in dict.fromkeys((k_cache.dtype, torch.float32))]
         for group in groups:
-            out[group.members] = self._decode(q[group.members], k_cache, v_cache, group, buffer).to(q.dtype)
+            out[group.members] = self._decode(q[group.members], k_cache, v_cache, group, buffers).to(q.dtype)
 
-    def _decode(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, group: DecodeGroup, buffer: Tensor) -> Tensor:
+    def _decode(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, group: DecodeGroup, buffers: list[Tensor]) -> Tensor:
         """[n, heads, head_dim] queries, one per sequence of the group -> the same shape, in float32."""
         batch_heads = len(q) * self.spec.num_kv_heads
-        keys = _gather(k_cache, group.cells, batch_heads, buffer)
+        keys = _gather(k_cache, group.cells, batch_heads, *buffers)
         weights = self._weights(q.reshape(batch_heads, -1, self.spec.head_dim), keys, group.mask, group.distances)
-        values = _gather(v_cache, group.cells, batch_heads, buffer)
-        return torch.bmm(weights, values.float()).view(q.shape)
+        values = _gather(v_cache, group.cells, batch_heads, *buffers)
+        return torch.bmm(weights, values).view(q.shape)
 
     def _prefill(self, q: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch, out: Tensor) -> None:
         """Attend with q [T, heads, head_dim], the last T positions of keys, values [kv_heads, K, head_dim]."""
@@ -158,11 +163,18 @@ def _buffer(_: AttentionBatch, numel: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(numel, dtype=dtype)
 
 
-def _gather(cache: Tensor, cells: Tensor, rows: int, buffer: Tensor | None = None) -> Tensor:
-    """Cells of a pool as [rows, tokens, head_dim], at the start of `buffer` where there is one."""
+def _gather(
+    cache: Tensor, cells: Tensor, rows: int, buffer: Tensor | None = None, widened: Tensor | None = None
+) -> Tensor:
+    """Cells of a pool as [rows, tokens, head_dim]: at the start of `buffer` where there is one, then at that of
+    `widened`, which is of another type."""
     flat = cache.view(-1, cache.shape[2] * cache.shape[3])
-    out = None if buffer is None else buffer[: len(cells) * flat.shape[1]].view(len(cells), -1)
-    return torch.index_select(flat, 0, cells, out=out).view(rows, -1, cache.shape[3])
+    size = len(cells) * flat.shape[1]
+    out = None if buffer is None else buffer[:size].view(len(cells), -1)
+    gathered = torch.index_select(flat, 0, cells, out=out)
+    if widened is not None:
+        gathered = widened[:size].copy_(gathered.view(-1))
+    return gathered.view(rows, -1, cache.shape[3])
 
 
 def _causal_mask(batch: AttentionBatch, window: int | None, dtype: torch.dtype) -> Tensor:

@@ -12,6 +12,7 @@ class ReferenceAttention(Attention):
     preferred_block_size = 32
     block_size_multiple = 1
     dtypes = frozenset({torch.float32, torch.bfloat16, torch.float16})
+    cache_dtypes = frozenset({torch.bfloat16})
     relative = True
 
     def __init__(self, spec: AttentionSpec) -> None:

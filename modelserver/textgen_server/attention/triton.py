@@ -45,6 +45,7 @@ class TritonAttention(Attention):
     preferred_block_size = 32
     block_size_multiple = 1
     dtypes = frozenset({torch.float16, torch.bfloat16, torch.float32})
+    cache_dtypes = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
     relative = True
 
     def __init__(self, spec: AttentionSpec) -> None:
@@ -57,6 +58,15 @@ class TritonAttention(Attention):
     @staticmethod
     def cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
         return num_blocks, num_kv_heads, block_size, head_dim
+
+    @classmethod
+    def pool_shape(
+        cls, num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> tuple[int, ...]:
+        """Behind the numbers of 8 bits of a block and head lie the float32 scales of its tokens."""
+        if dtype.itemsize > 1:
+            return cls.cache_shape(num_blocks, block_size, num_kv_heads, head_dim)
+        return num_blocks, num_kv_heads, block_size * (head_dim + 4)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch
@@ -88,6 +98,8 @@ class TritonAttention(Attention):
             v,
             k_cache,
             v_cache,
+            _scales(k_cache),
+            _scales(v_cache),
             slots,
             *k.stride()[:2],
             *v.stride()[:2],
@@ -97,6 +109,7 @@ class TritonAttention(Attention):
             HEAD_DIM=self.spec.head_dim,
             PADDED_DIM=self._padded_dim,
             BLOCK_SIZE=block_size,
+            LARGEST=_largest(k_cache),
         )
 
     def _attend(
@@ -113,6 +126,8 @@ class TritonAttention(Attention):
             q,
             k_cache,
             v_cache,
+            _scales(k_cache),
+            _scales(v_cache),
             target,
             lse,
             batch.query_start,
@@ -131,6 +146,7 @@ class TritonAttention(Attention):
             HEAD_DIM=spec.head_dim,
             PADDED_DIM=self._padded_dim,
             BLOCK_SIZE=batch.block_size,
+            SCALED=k_cache.element_size() == 1,
             WINDOW=spec.window or 0,
             SOFTCAP=spec.softcap or 0.0,
             HAS_ALIBI=self._slopes is not None,
@@ -148,7 +164,7 @@ class TritonAttention(Attention):
             )
 
     def _tile_keys(self, k_cache: Tensor) -> int:
-        return max(16, min(_MAX_TILE_KEYS, _TILE_BYTES // (self._padded_dim * k_cache.element_size())))
+        return max(16, min(_MAX_TILE_KEYS, _TILE_BYTES // (self._padded_dim * max(k_cache.element_size(), 2))))
 
     def _num_splits(self, sequences: int, k_cache: Tensor, batch: AttentionBatch) -> int:
         """Parts of the keys of each decode, a power of two: enough to fill the device. Kernels leave unused ones."""
@@ -159,6 +175,16 @@ class TritonAttention(Attention):
         wanted = _WAVES * _processors(k_cache.device) // (sequences * self.spec.num_kv_heads)
         most = max(1, min(useful, wanted, _MAX_SPLITS))
         return 1 << (most.bit_length() - 1)
+
+
+def _scales(pool: Tensor) -> Tensor:
+    """A pool of 8 bits as float32, some of which are its scales; any other pool as it is."""
+    return pool.view(torch.float32) if pool.element_size() == 1 else pool
+
+
+def _largest(pool: Tensor) -> float:
+    """The largest number of a pool of 8 bits; 0 for others, which need no scales."""
+    return torch.finfo(pool.dtype).max if pool.element_size() == 1 else 0.0
 
 
 @cache

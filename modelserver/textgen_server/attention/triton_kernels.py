@@ -1,6 +1,8 @@
 """Device code of attention/triton.py: write into the paged cache, attend over it, merge the splits.
 
-Pools are [num_blocks, num_kv_heads, block_size, head_dim]. One program attends for ROWS rows of one KV head, where row
+Pools are [num_blocks, num_kv_heads, block_size, head_dim]. Those of 8 bits are [num_blocks, num_kv_heads, block_size *
+(head_dim + 4)]: behind a block's numbers lie the scales of its tokens, float32, by which each key and value is divided,
+so that its largest number becomes the type's. One program attends for ROWS rows of one KV head, where row
 r of a sequence is query r // GROUP of query head r % GROUP of the group: a group's heads share each load of keys, for
 any ratio of heads, and a decode is a sequence of GROUP rows. Softmax runs online over tiles of KEYS keys (Milakov and
 Gimelshein 2018; Dao et al. 2022), in powers of two; with NUM_SPLITS > 1 several programs take a part of the keys each
@@ -22,6 +24,8 @@ def write_cache(
     v,
     k_cache,
     v_cache,
+    k_scales,
+    v_scales,
     slots,
     k_token_stride,
     k_head_stride,
@@ -34,18 +38,36 @@ def write_cache(
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
-    """Grid (tokens,): put one token's keys and values where its slot says."""
+    """Grid (tokens,): put one token's keys and values where its slot says. LARGEST is 0 for pools without scales."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token)
     heads = tl.arange(0, PADDED_HEADS)[:, None]
     dims = tl.arange(0, PADDED_DIM)[None, :]
     exists = (heads < KV_HEADS) & (dims < HEAD_DIM)
     target = (slot // BLOCK_SIZE) * block_stride + heads * head_stride + (slot % BLOCK_SIZE) * HEAD_DIM + dims
-    key = tl.load(k + token * k_token_stride + heads * k_head_stride + dims, mask=exists)
-    value = tl.load(v + token * v_token_stride + heads * v_head_stride + dims, mask=exists)
-    tl.store(k_cache + target, key, mask=exists)
-    tl.store(v_cache + target, value, mask=exists)
+    key = tl.load(k + token * k_token_stride + heads * k_head_stride + dims, mask=exists, other=0.0)
+    value = tl.load(v + token * v_token_stride + heads * v_head_stride + dims, mask=exists, other=0.0)
+    if LARGEST > 0:
+        heads_of_pool = tl.arange(0, PADDED_HEADS)
+        places = ((slot // BLOCK_SIZE) * block_stride + heads_of_pool * head_stride + BLOCK_SIZE * HEAD_DIM) // 4
+        places += slot % BLOCK_SIZE
+        key, key_scale = _scaled(key, LARGEST)
+        value, value_scale = _scaled(value, LARGEST)
+        tl.store(k_scales + places, key_scale, mask=heads_of_pool < KV_HEADS)
+        tl.store(v_scales + places, value_scale, mask=heads_of_pool < KV_HEADS)
+    tl.store(k_cache + target, key.to(k_cache.dtype.element_ty), mask=exists)
+    tl.store(v_cache + target, value.to(v_cache.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _scaled(rows, LARGEST: tl.constexpr):
+    """Rows whose largest number is LARGEST, in float32, and what each was divided by."""
+    rows = rows.to(tl.float32)
+    scale = tl.max(tl.abs(rows), 1) / LARGEST
+    scale = tl.where(scale > 0, scale, 1.0)
+    return rows / scale[:, None], scale
 
 
 # Products of float32 tiles use three products of TF32, nearly as exact and on tensor cores; others are not concerned.
@@ -54,7 +76,7 @@ FLOAT32_PRODUCT: tl.constexpr = tl.constexpr("tf32x3")
 
 @triton.jit
 def _log2_logits(q_tile, key_tile, keys, positions, slopes, scale, HAS_ALIBI: tl.constexpr, SOFTCAP: tl.constexpr):
-    """[ROWS, KEYS] logits in units of log 2, before any mask."""
+    """[ROWS, KEYS] logits in units of log 2, before any mask. `scale` is one for all or one for each key."""
     logits = tl.dot(q_tile, tl.trans(key_tile), input_precision=FLOAT32_PRODUCT) * scale
     if SOFTCAP > 0:
         # tanh x = 1 - 2 / (e^2x + 1), which saturates without overflow
@@ -69,6 +91,8 @@ def attend(
     q,
     k_cache,
     v_cache,
+    k_scales,
+    v_scales,
     out,
     split_lse,
     query_start,
@@ -89,6 +113,7 @@ def attend(
     HEAD_DIM: tl.constexpr,
     PADDED_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    SCALED: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr,
@@ -146,8 +171,13 @@ def attend(
         in_tile = (keys < stop)[:, None] & (dims < HEAD_DIM)[None, :]
         blocks = tl.load(block_tables + sequence * table_stride + keys // BLOCK_SIZE, mask=keys < stop, other=0)
         cells = blocks.to(tl.int64) * block_stride + kv_head * head_stride + (keys % BLOCK_SIZE) * HEAD_DIM
-        key_tile = tl.load(k_cache + cells[:, None] + dims[None, :], mask=in_tile, other=0.0)
-        logits = _log2_logits(q_tile, key_tile, keys, positions, slopes, scale, HAS_ALIBI, SOFTCAP)
+        key_tile = tl.load(k_cache + cells[:, None] + dims[None, :], mask=in_tile, other=0.0).to(q_tile.dtype)
+        key_factors = scale
+        if SCALED:
+            places = (blocks.to(tl.int64) * block_stride + kv_head * head_stride + BLOCK_SIZE * HEAD_DIM) // 4
+            places += keys % BLOCK_SIZE
+            key_factors = scale * tl.load(k_scales + places, mask=keys < stop, other=0.0)[None, :]
+        logits = _log2_logits(q_tile, key_tile, keys, positions, slopes, key_factors, HAS_ALIBI, SOFTCAP)
         if DISTANCES > 0:
             distances = tl.minimum(tl.maximum(positions[:, None] - keys[None, :], 0), DISTANCES - 1)
             in_table = (queries < num_queries)[:, None] & (keys < stop)[None, :]
@@ -164,7 +194,9 @@ def attend(
         weights = tl.exp2(logits - anchor[:, None])
         shrink = tl.exp2(highest - anchor)
         total = total * shrink + tl.sum(weights, 1)
-        value_tile = tl.load(v_cache + cells[:, None] + dims[None, :], mask=in_tile, other=0.0)
+        value_tile = tl.load(v_cache + cells[:, None] + dims[None, :], mask=in_tile, other=0.0).to(q_tile.dtype)
+        if SCALED:
+            weights *= tl.load(v_scales + places, mask=keys < stop, other=0.0)[None, :]
         weighted = tl.dot(weights.to(value_tile.dtype), value_tile, input_precision=FLOAT32_PRODUCT)
         result = result * shrink[:, None] + weighted
         highest = raised

@@ -1,5 +1,6 @@
 """The pools of KV blocks on one rank: how many fit, and the tensors themselves."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +21,17 @@ class CacheLayout:
     @property
     def block_bytes(self) -> int:
         """Bytes of one block over all layers, keys and values."""
-        values = self.block_size * self.spec.num_kv_heads * self.spec.head_dim
-        return 2 * self.spec.num_layers * values * self.dtype.itemsize
+        return 2 * self.spec.num_layers * math.prod(self._shape(1)) * self.dtype.itemsize
 
     def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
         """Zeroed pools of `num_blocks` blocks for every layer."""
-        shape = self.backend.cache_shape(num_blocks, self.block_size, self.spec.num_kv_heads, self.spec.head_dim)
+        shape = self._shape(num_blocks)
 
         def pool() -> torch.Tensor:
             return torch.zeros(shape, dtype=self.dtype, device=device)
 
         return [LayerCache(pool(), pool()) for _ in range(self.spec.num_layers)]
+
+    def _shape(self, num_blocks: int) -> tuple[int, ...]:
+        spec = self.spec
+        return self.backend.pool_shape(num_blocks, self.block_size, spec.num_kv_heads, spec.head_dim, self.dtype)

@@ -41,6 +41,7 @@ class LoadedModel:
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    cache_dtype: torch.dtype
     attention: type[Attention]
     quantize: str
 
@@ -74,6 +75,14 @@ def choose_dtype(options: ServerOptions, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
+def choose_cache_dtype(options: ServerOptions, dtype: torch.dtype) -> torch.dtype:
+    """The user's choice for the KV cache, else the model's type."""
+    if options.kv_cache_dtype == "auto":
+        return dtype
+    cache_dtype: torch.dtype = getattr(torch, options.kv_cache_dtype.replace("fp8", "float8"))
+    return cache_dtype
+
+
 def load_model(
     options: ServerOptions, folder: Path, device: torch.device, group: Group, merge: Path | None = None
 ) -> LoadedModel:
@@ -89,12 +98,13 @@ def load_model(
     config = read_config(folder, options.trust_remote_code)
     dtype = choose_dtype(options, device)
     relative = config.family.encoder_decoder
-    attention = choose(options.attention_backend, device.type, dtype, config.head_dim, relative)
+    cache_dtype = choose_cache_dtype(options, dtype)
+    attention = choose(options.attention_backend, device.type, dtype, config.head_dim, relative, cache_dtype)
     weights = open_weights(options, folder, config, device, merge is not None)
     checkpoint = weights.checkpoint
     rows = AdapterRows() if options.takes_adapters else None
     outline = survey(config, weights.outline, attention, dtype, group)
-    check_room(outline, weights, options, device, dtype, group)
+    check_room(outline, weights, options, device, (dtype, cache_dtype), group)
     transfer = outline.transfer(config, group)
     loader = _loader(checkpoint, device, dtype, merge, transfer)
     build = Builder(loader, group, weights.quantization, attention, rows)
@@ -116,7 +126,7 @@ def load_model(
         f"quantized by {weights.method}" if weights.method else "not quantized",
     )  # fmt: skip
     adapters = Adapters(cast(nn.Module, model), checkpoint, rows, device, dtype) if rows is not None else None
-    return LoadedModel(model, adapters, config, device, dtype, attention, weights.method)
+    return LoadedModel(model, adapters, config, device, dtype, cache_dtype, attention, weights.method)
 
 
 def _loader(

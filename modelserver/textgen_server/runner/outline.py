@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from textgen_server import memory, registry
 from textgen_server.attention.base import Attention
+from textgen_server.attention.select import cache_name
 from textgen_server.errors import OutOfMemory, StartupError
 from textgen_server.layers.build import Builder
 from textgen_server.layers.linear import FullPrecision, Linear
@@ -105,14 +106,22 @@ class _Counting:
 
 
 def check_room(
-    outline: Outline, weights: Weights, options: ServerOptions, device: torch.device, dtype: torch.dtype, group: Group
+    outline: Outline,
+    weights: Weights,
+    options: ServerOptions,
+    device: torch.device,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    group: Group,
 ) -> None:
-    """Raise OutOfMemory where the weights, and a KV cache for --max-total-tokens, cannot fit on the device."""
+    """Raise OutOfMemory where the weights, and a KV cache for --max-total-tokens, cannot fit on the device.
+
+    `dtypes` are those of the model and of the cache.
+    """
     room = free_bytes(options, device, group)
     if room is None:
         return
-    name = str(dtype).removeprefix("torch.")
-    form = memory.Form(name, name, options.max_total_tokens or 0, _linear_bits(outline, weights, group))
+    model, cache = map(cache_name, dtypes)
+    form = memory.Form(model, cache, options.max_total_tokens or 0, _linear_bits(outline, weights, group))
     lack = memory.shortage(outline.size, form, room, device_name(device), group.size, device.type == "cuda")
     if lack is not None:
         raise OutOfMemory(lack)

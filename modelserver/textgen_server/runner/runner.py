@@ -57,7 +57,7 @@ class Runner:
             _log.info("loaded the adapter %s from %s", name, adapter)
         backend = self.loaded.attention
         self.layout = CacheLayout(
-            self.loaded.model.cache_spec, block_size_for(backend, options.block_size), self.loaded.dtype, backend
+            self.loaded.model.cache_spec, block_size_for(backend, options.block_size), self.loaded.cache_dtype, backend
         )
         default = PREFILL_TOKENS_GPU if device.type == "cuda" else PREFILL_TOKENS_CPU
         self.warmup_seconds = 0.0

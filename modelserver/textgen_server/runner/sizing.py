@@ -90,8 +90,9 @@ class Sizer:
             _log.warning("%d blocks of KV cache would fit, and did not; %d do, on every rank", wanted, agreed)
         size = self.layout.block_size
         _log.info(
-            "KV cache: %d blocks of %d tokens = %d tokens, %.2f GB on %s",
-            agreed, size, agreed * size, agreed * self.layout.block_bytes / 1e9, device_name(self.device),
+            "KV cache: %d blocks of %d tokens = %d tokens, %.2f GB of %s on %s",
+            agreed, size, agreed * size, agreed * self.layout.block_bytes / 1e9, self.layout.dtype,
+            device_name(self.device),
         )  # fmt: skip
         return caches
 

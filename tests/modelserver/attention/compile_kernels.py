@@ -26,7 +26,10 @@ def main() -> None:
         compile_for(capability)
         run = PagedRun(case, torch.device("cpu"), dtype)
         layer = TritonAttention(run.spec_on_device())
-        layer.forward(run.q, *run.keys_and_values(run.step), *run.pools(TritonAttention), run.step)
+        for cache_dtype in (dtype, torch.float8_e4m3fn, torch.float8_e5m2):
+            if cache_dtype.itemsize > 1 or capability >= 89:
+                pools = run.pools(TritonAttention, cache_dtype)
+                layer.forward(run.q, *run.keys_and_values(run.step), *pools, run.step)
 
 
 if __name__ == "__main__":

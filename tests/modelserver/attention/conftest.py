@@ -1,7 +1,8 @@
-"""Triton's interpreter, made to run beside today's numpy."""
+"""Triton's interpreter, made to run beside today's numpy and to round as GPUs do."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,3 +20,29 @@ def _interpreter_takes_scalars_of_one_element(monkeypatch: pytest.MonkeyPatch) -
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_with_index)
+
+
+FLOATS = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8e4nv": torch.float8_e4m3fn,
+    "fp8e5": torch.float8_e5m2,
+}
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+
+
+@pytest.fixture(autouse=True)
+def _interpreter_rounds_as_gpus_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's truncates bfloat16, and loses the carry where a mantissa of 8-bit floats is rounded up to the next power
+    of two, half of the number with it."""
+    if torch.cuda.is_available():
+        return
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+
+    def convert(numbers: np.ndarray, source: Any, target: Any, rounding: object) -> np.ndarray:
+        floats = torch.from_numpy(numbers.copy()).view(FLOATS[source.name]).to(FLOATS[target.name])
+        unsigned = f"uint{8 * floats.itemsize}"
+        return floats.view(INTEGERS[floats.itemsize]).numpy().view(unsigned).reshape(numbers.shape)
+
+    monkeypatch.setattr(interpreter, "_convert_float", convert)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attention_cases import Case, PagedRun, named_cases, spec
+from attention_cases import Case, PagedRun, biases, named_cases, slopes, spec
 
 from textgen_server.attention.base import Attention
 from textgen_server.registry import ATTENTION_BACKENDS
@@ -13,6 +13,14 @@ DEVICES = {"native": "cpu", "cpu": "cpu", "reference": "cpu", "triton": "cuda" i
 
 # On a GPU, float32 products are three of TF32.
 TOLERANCE = {("cpu", torch.float32): 2e-5, ("cuda", torch.float32): 1e-4, ("cuda", torch.bfloat16): 2e-2}
+
+# How far a result may lie from that of a full cache. Keys and values are drawn from a normal distribution.
+ROUNDED = {torch.bfloat16: 0.02, torch.float8_e4m3fn: 0.15, torch.float8_e5m2: 0.3}
+ROUNDED_CASES = [
+    Case("decodes and chunks", spec(), (1, 1, 7, 20), (40, 3, 16, 29)),
+    Case("heads of 80, every option", spec(6, 3, 80, softcap=5.0, window=19, alibi_slopes=slopes(6)), (1, 9), (40, 16)),
+    Case("encoder-decoder", spec(4, 4, relative_bias=biases(4, 30)), (1, 3), (40, 17), first_keys=(17, 17)),
+]
 
 
 def load(name: str) -> tuple[type[Attention], torch.device]:
@@ -65,6 +73,20 @@ def test_keys_and_values_go_where_slots_say(name: str) -> None:
     for pool, expected in zip(pools, run.reference_pools(run.step), strict=True):
         # The order inside a block is the backend's own; what is in each block is not.
         torch.testing.assert_close(pool.flatten(1).sort().values, expected.flatten(1).sort().values, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ROUNDED, ids=str)
+@pytest.mark.parametrize("name", ATTENTION_BACKENDS)
+@pytest.mark.parametrize("case", ROUNDED_CASES, ids=lambda case: case.name)
+def test_a_cache_of_fewer_bits_is_near_the_full_one(name: str, case: Case, dtype: torch.dtype) -> None:
+    """Compared with the reference over keys and values as they were."""
+    backend, device = load(name)
+    if dtype not in backend.cache_dtypes:
+        pytest.skip(f"{name} keeps no cache in {dtype}")
+    run = PagedRun(case, device, torch.float32)
+    difference = run.attended_by(backend, cache_dtype=dtype) - run.expected()
+    assert difference.abs().max() < ROUNDED[dtype]
+    assert difference.abs().max() > 0, "it was not rounded at all"
 
 
 @pytest.mark.parametrize("name", ATTENTION_BACKENDS)

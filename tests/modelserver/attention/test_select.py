@@ -65,6 +65,27 @@ def test_an_encoder_decoder_gets_a_backend_with_relative_bias(monkeypatch: pytes
         choose("cpu", "cpu", torch.float32, 64, relative=True)
 
 
+def test_a_cache_of_another_type_leads_to_a_backend_that_keeps_it() -> None:
+    assert choose(None, "cpu", torch.float32, 64, cache_dtype=torch.bfloat16) is CpuAttention
+    with pytest.raises(StartupError, match=r"triton keeps no KV cache in float64"):
+        choose(None, "cuda", torch.float16, 64, cache_dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("capability", "fits"), [((8, 0), False), ((8, 9), True), ((9, 0), True)])
+def test_caches_of_8_bits_are_for_gpus_that_have_such_numbers(
+    capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    arguments = (None, "cuda", torch.bfloat16, 64, False, torch.float8_e4m3fn)
+    if fits:
+        assert choose(*arguments).__name__ == "TritonAttention"
+        return
+    with pytest.raises(StartupError, match=r"^--kv-cache-dtype fp8_e4m3fn needs .* 8\.9 or later, .* has 8\.0; leave"):
+        choose(*arguments)
+
+
 def test_a_dtype_that_nobody_computes_in_is_refused_with_every_reason() -> None:
     with pytest.raises(StartupError, match=r"No attention backend runs on cpu in float64: .*cpu does not compute"):
         choose(None, "cpu", torch.float64, 64)
