@@ -4,8 +4,7 @@ The weights become float32, exactly the values that the quantized ones stand for
 knows one format only.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,14 +17,14 @@ from textgen_server.weights import gguf_llama, safetensors_file
 from textgen_server.weights.config_files import write_json
 from textgen_server.weights.gguf_file import GgufFile
 from textgen_server.weights.gguf_tokenizer import write_tokenizer
+from textgen_server.weights.progress import Progress, Transfer
 
 # general.architecture -> the module that knows it: functions config, tensor_names and row_order, as in gguf_llama.
 _ARCHITECTURES: dict[str, ModuleType] = {"llama": gguf_llama}
 _VALUES_PER_PIECE = 1 << 20  # 4 MiB of float32: large enough for numpy, small enough for the processor's cache
-_SECONDS_BETWEEN_REPORTS = 1.0
 
 
-def convert(path: Path, folder: Path, progress: Callable[[str], None]) -> None:
+def convert(path: Path, folder: Path, progress: Progress) -> None:
     """Write config.json, generation_config.json, the tokenizer's files and model.safetensors into the empty `folder`.
 
     Holds a few MiB of the model in memory at a time. Raises CheckpointError when the file is damaged or of a kind that
@@ -68,18 +67,17 @@ def _generation_config(source: GgufFile) -> dict[str, Any]:
 
 
 def _pieces(
-    source: GgufFile, architecture: ModuleType, names: list[str], progress: Callable[[str], None]
+    source: GgufFile, architecture: ModuleType, names: list[str], progress: Progress
 ) -> Iterator[npt.NDArray[np.float32]]:
     """The values of all tensors in turn, some rows at a time."""
-    reported = time.monotonic()
-    for done, name in enumerate(names):
-        if time.monotonic() - reported >= _SECONDS_BETWEEN_REPORTS:
-            reported = time.monotonic()
-            progress(f"converting {source.path.name}: {done} of {len(names)} tensors")
+    transfer = Transfer("converting", source.path.name, sum(source.tensors[name].num_bytes for name in names), progress)
+    for name in names:
         rows = source.rows(name)
         order = architecture.row_order(source, name)
         if order is not None:
             rows = rows[order]
         step = max(1, _VALUES_PER_PIECE // source.tensors[name].shape[-1])
         for start in range(0, len(rows), step):
-            yield source.values(name, rows[start : start + step])
+            piece = rows[start : start + step]
+            yield source.values(name, piece)
+            transfer.add(piece.nbytes)

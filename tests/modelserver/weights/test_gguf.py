@@ -15,6 +15,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from textgen_server.errors import CheckpointError
 from textgen_server.weights import gguf
+from textgen_server.weights.progress import Report
 
 Convert = Callable[[Path], Path]
 
@@ -231,15 +232,18 @@ def test_a_type_that_cannot_be_read_names_the_tensor(tmp_path: Path, convert: Co
         convert(write_gguf(tmp_path / "m.gguf", weights, tokenizer=add_integers))
 
 
-def test_progress_is_reported_at_most_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write_gguf(tmp_path / "m.gguf")
+def test_progress_counts_the_bytes_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_gguf(tmp_path / "m.gguf", kind=GGMLQuantizationType.Q8_0)
     folder = tmp_path / "converted"
     folder.mkdir()
     lines: list[str] = []
     clock: Iterator[float] = iter(range(0, 10**6))
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 4)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
 
     gguf.convert(file, folder, lines.append)
 
-    assert lines[0] == "converting m.gguf: 3 of 20 tensors"
-    assert 3 <= len(lines) <= 6
+    reports = [line.fields for line in lines if isinstance(line, Report)]
+    done = [fields["done_bytes"] for fields in reports]
+    assert {fields["stage"] for fields in reports} == {"converting"}
+    assert done == sorted(set(done))
+    assert 0 < done[-1] <= reports[-1]["total_bytes"] < file.stat().st_size
