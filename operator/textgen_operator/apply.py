@@ -11,7 +11,7 @@ from typing import Any
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import covers, invaded_lists, is_applied
 from textgen_operator.events import Event, manifest_of, name_of
-from textgen_operator.kinds import EVENTS, SERVICES_OF_OURS, Manifest, kind_of
+from textgen_operator.kinds import CLAIMS, EVENTS, PODS, SERVICES_OF_OURS, Manifest, kind_of
 from textgen_operator.render.metadata import FIELD_MANAGER
 from textgen_operator.resource import API_VERSION, KIND
 
@@ -104,6 +104,33 @@ async def announce(client: Client, service: Manifest, event: Event, now: datetim
         if not error.is_refusal:
             raise
         _log.warning("Event %s: %s", event.reason, error)
+
+
+async def replace_pod(client: Client, pod: Manifest) -> None:
+    """Delete a pod, for its StatefulSet to make anew; that it is gone already is as well. Raises ApiError."""
+    meta = pod["metadata"]
+    try:
+        await client.delete(PODS.path(meta["namespace"], meta["name"]), meta["uid"], "Background")
+    except ApiError as error:
+        if error.status not in (404, 409):
+            raise
+    _log.info("Removed pod %s/%s, to be replaced", meta["namespace"], meta["name"])
+
+
+async def remove_claim(client: Client, claim: Manifest) -> None:
+    """Delete a volume claim, once no pod uses it. Raises ApiError."""
+    meta = claim["metadata"]
+    if "deletionTimestamp" not in meta:
+        await client.delete(CLAIMS.path(meta["namespace"], meta["name"]), meta["uid"], "Background")
+        _log.info("Removed claim %s/%s, which nothing asks for any more", meta["namespace"], meta["name"])
+
+
+async def grow_claim(client: Client, claim: Manifest, size: str) -> None:
+    """Ask for more room in a volume claim. Raises ApiError, as when its class cannot expand volumes."""
+    meta = claim["metadata"]
+    step = {"op": "replace", "path": "/spec/resources/requests/storage", "value": size}
+    await client.patch(CLAIMS.path(meta["namespace"], meta["name"]), [_only_if_unchanged(claim), step], FIELD_MANAGER)
+    _log.info("Claim %s/%s grows to %s", meta["namespace"], meta["name"], size)
 
 
 async def write_status(client: Client, service: Manifest, status: Manifest) -> None:

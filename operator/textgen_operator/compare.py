@@ -47,6 +47,12 @@ def was_applied(live: Manifest, manager: str) -> bool:
     return _owned_fields(live, manager, "") is not None
 
 
+def owns_annotation(live: Manifest, manager: str, name: str) -> bool:
+    """Whether an annotation is as `manager` last applied it: whoever writes there takes it over."""
+    fields = _owned_fields(live, manager, "") or {}
+    return f"f:{name}" in fields.get("f:metadata", {}).get("f:annotations", {})
+
+
 def _owned_fields(live: Manifest, manager: str, subresource: str) -> Fields | None:
     for entry in live["metadata"].get("managedFields", []):
         key = (entry.get("manager"), entry.get("operation"), entry.get("subresource", ""))

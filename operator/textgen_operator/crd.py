@@ -146,6 +146,7 @@ PRINTER_COLUMNS = [
     _column("Reason", '.status.conditions[?(@.type=="Ready")].reason'),
     _column("Load", ".status.load.percent", "integer"),
     _column("Age", ".metadata.creationTimestamp", "date"),
+    _column("Pending upgrade", ".status.pendingRenderVersion", priority=1),
     _column("URL", ".status.url", priority=1),
     _column("Revision", ".status.model.resolvedRevision", priority=1),
     _column("Started", ".status.startup.lastSeconds", "integer", priority=1),

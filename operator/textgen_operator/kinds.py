@@ -95,7 +95,8 @@ PERMISSIONS = (
     # An owner may only be set, where it was lost, by who might delete the object.
     _rule(SERVICES.group, SERVICES.plural, "get", "list", "watch", "create", "patch", "delete"),
     *(_rule(kind.group, kind.plural, "get", "list", "watch", "create", "patch", "delete") for kind in PRUNED),
-    _rule(PODS.group, PODS.plural, "list", "watch"),
+    # Pods are deleted to be replaced.
+    _rule(PODS.group, PODS.plural, "list", "watch", "delete"),
     # How far a server is that starts.
     _rule(PODS.group, f"{PODS.plural}/log", "get"),
     # Why pods do not come to be; and our own events.
@@ -103,7 +104,8 @@ PERMISSIONS = (
     # Whether what a pod refers to is there, by name: nothing can be listed.
     _rule(SECRETS.group, SECRETS.plural, "get"),
     _rule(CONFIG_MAPS.group, CONFIG_MAPS.plural, "get"),
-    _rule(CLAIMS.group, CLAIMS.plural, "get"),
+    # And the claims of replicas, which nobody else grows or removes.
+    _rule(CLAIMS.group, CLAIMS.plural, "get", "list", "patch", "delete"),
 )
 """Rules of the operator's role."""
 

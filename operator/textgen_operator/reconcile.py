@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from textgen_operator import apply, leftovers, metrics
+from textgen_operator import apply, claims, leftovers, metrics
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import was_applied
 from textgen_operator.events import Change, events_of
@@ -34,6 +34,7 @@ from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.render.pod import overrides
 from textgen_operator.render.service import url
 from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
+from textgen_operator.rollout import Course, Steering
 from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of
 
 LOOK_AGAIN = 15.0
@@ -117,6 +118,7 @@ class Reconciler:
         self._clock = clock
         self._observer = Observer(client, clock)
         self._logs = PodLogs(client)
+        self._steering = Steering(client)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Look at one service; the seconds after which to look again even if nothing changes, or None.
@@ -154,10 +156,13 @@ class Reconciler:
         children = await asyncio.gather(
             *(self._observe(manifest, meta) for manifest in desired if kind_of(manifest) not in absent)
         )
+        course = await self._steer(service, children)
         obstacle, failure = _conflict(children) or await self._missing(meta, desired), None
         try:
             for child in await self._in_turn(meta, children) if obstacle is None else ():
                 await self._write(child)
+            for pod in course.remove if course and obstacle is None else ():
+                await apply.replace_pod(self._client, pod)
         except ApiError as error:
             if not error.is_refusal:
                 raise
@@ -169,11 +174,25 @@ class Reconciler:
             intent=Intent(service, url(service), tuple(overrides(service, self._defaults)), absent),
             scaler=_live(children, AUTOSCALERS, SCALED_OBJECTS),
             changes=[child.change for child in children],
+            course=course,
         )
         again = await self._report(body, meta, observed)
         if failure:
             raise failure
-        return again if all(child.disposition is Disposition.APPLY for child in children) else LOOK_AGAIN
+        if any(child.disposition is not Disposition.APPLY for child in children):
+            return LOOK_AGAIN
+        waits = [again, course.look_again if course else None]
+        return min((seconds for seconds in waits if seconds is not None), default=None)
+
+    async def _steer(self, service: TextGenerationService, children: list[_Child]) -> Course | None:
+        """Let the StatefulSet, where it is ours to make, have the pods that it should have at this moment."""
+        for child in children:
+            if child.desired["kind"] == STATEFUL_SETS.name and child.disposition is not Disposition.CONFLICT:
+                course = await self._steering.course(service, child.desired, child.live)
+                child.desired = course.manifest
+                child.disposition = dispose(child.desired, child.live, service.metadata)
+                return course
+        return None
 
     async def _in_turn(self, service: ObjectMeta, children: list[_Child]) -> list[_Child]:
         """The children that may be written, once what is left over has been deleted. Raises ApiError."""
@@ -201,6 +220,8 @@ class Reconciler:
         if child.disposition is Disposition.APPLY:
             child.live = await apply.apply(self._client, child.desired, child.live)
         elif child.disposition is Disposition.REPLACE and child.live is not None:
+            if child.desired["kind"] == STATEFUL_SETS.name:
+                await claims.prepare(self._client, child.desired, child.live)
             await apply.remove_for_replacement(self._client, child.live)
             child.removed = True
 

@@ -163,7 +163,10 @@ def test_the_longest_name_still_gets_its_pods(namespace: Namespace, operator: Op
     eventually(lambda: namespace.stands(name))
 
 
-def test_the_size_of_claims_cannot_change_later(namespace: Namespace, no_operator: None) -> None:
+def test_claims_grow_and_never_shrink_or_change_their_class(namespace: Namespace, no_operator: None) -> None:
     namespace.serve("kept", cache={"type": "PerReplica", "size": "10Gi"})
-    with pytest.raises(Refused, match=r"spec.cache: .*cache.size and cache.storageClassName cannot be changed"):
-        namespace.edit(SERVICES_OF_OURS, "kept", {"spec": {"cache": {"size": "20Gi"}}})
+    namespace.edit(SERVICES_OF_OURS, "kept", {"spec": {"cache": {"size": "20Gi"}}})
+    with pytest.raises(Refused, match=r"spec.cache: .*cache.size can only grow"):
+        namespace.edit(SERVICES_OF_OURS, "kept", {"spec": {"cache": {"size": "10Gi"}}})
+    with pytest.raises(Refused, match=r"spec.cache: .*cache.storageClassName cannot be changed"):
+        namespace.edit(SERVICES_OF_OURS, "kept", {"spec": {"cache": {"storageClassName": "fast"}}})

@@ -10,6 +10,7 @@ from cluster.operator_process import PROGRAM, SERVER_IMAGE, Operator
 
 from textgen_operator.kinds import OPTIONAL, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest, kind_of
 from textgen_operator.references import references
+from textgen_operator.rollout import rotation
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 OBJECTS = ((STATEFUL_SETS, "chat"), (SERVICES, "chat"), (SERVICES, "chat-pods"))
@@ -83,8 +84,11 @@ def rendered(service: Manifest, folder: Path) -> list[Manifest]:
 
 
 def lasting_spec(namespace: Namespace, kind: Kind, name: str) -> Manifest:
-    """An object's spec without the addresses that the API server gives each Service."""
+    """An object's spec without what only the cluster knows: the addresses of a Service, and the values of secrets."""
     spec = namespace.get(kind, name)["spec"]
     if spec.get("clusterIP") != "None":
         spec = {key: value for key, value in spec.items() if key not in ("clusterIP", "clusterIPs")}
+    annotations = spec.get("template", {}).get("metadata", {}).get("annotations", {})
+    if annotations.pop(rotation.ANNOTATION, None) and not annotations:
+        del spec["template"]["metadata"]["annotations"]
     return dict(spec)

@@ -5,9 +5,9 @@ from typing import Any
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import labels
 from textgen_operator.resource import Cache, TextGenerationService
+from textgen_operator.resource.cache import DEFAULT_CLAIM_SIZE
 
 VOLUME_NAME = "cache"
-DEFAULT_CLAIM_SIZE = "100Gi"
 
 
 def pod_volumes(cache: Cache) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from textgen_operator.render.defaults import Defaults
 from textgen_operator.render.metadata import object_meta, pods_service_name, selector
 from textgen_operator.render.pod import pod_template
 from textgen_operator.resource import TextGenerationService
+from textgen_operator.rollout.pace import pace
 
 
 def render(service: TextGenerationService, defaults: Defaults) -> Manifest:
@@ -17,8 +18,7 @@ def render(service: TextGenerationService, defaults: Defaults) -> Manifest:
         "serviceName": pods_service_name(service.metadata),
         # Not one after the other: replicas are independent, and a broken revision could not be rolled back.
         "podManagementPolicy": "Parallel",
-        # Delete first, then create: a second set of GPUs is seldom free.
-        "updateStrategy": {"type": "RollingUpdate"},
+        "updateStrategy": pace(spec.rollout, spec.pods_wanted, spec.pods_wanted).update_strategy,
         "revisionHistoryLimit": 5,
         "minReadySeconds": 5,
         "replicas": spec.pods_wanted,

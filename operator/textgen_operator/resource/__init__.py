@@ -7,6 +7,7 @@ Each file holds the parts of one concern; spec.py puts them together.
 
 from textgen_operator.resource.cache import Cache
 from textgen_operator.resource.hardware import Gpu, Toleration
+from textgen_operator.resource.lifecycle import Rollout
 from textgen_operator.resource.model import Limits
 from textgen_operator.resource.names import API_VERSION, GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION
 from textgen_operator.resource.references import EnvFrom, EnvVar
@@ -31,6 +32,7 @@ __all__ = [
     "Limits",
     "ObjectMeta",
     "Problem",
+    "Rollout",
     "Spec",
     "Status",
     "TextGenerationService",

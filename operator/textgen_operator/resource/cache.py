@@ -5,6 +5,14 @@ from typing import ClassVar, Literal
 from textgen_operator.resource.types import AbsolutePath, Name, Quantity
 from textgen_operator.rules import Part, Rule
 
+DEFAULT_CLAIM_SIZE = "100Gi"
+
+_STAYS_PER_REPLICA = "has(self.type) && self.type == 'PerReplica' && has(oldSelf.type) && oldSelf.type == 'PerReplica'"
+
+
+def _size(cache: str) -> str:
+    return f"(has({cache}.size) ? {cache}.size : '{DEFAULT_CLAIM_SIZE}')"
+
 
 class Cache(Part):
     """Where downloaded and converted weights are kept; mounted at /data in the pod."""
@@ -14,7 +22,8 @@ class Cache(Part):
     by all replicas. HostPath: a folder of the node. Default: Ephemeral."""
 
     size: Quantity | None = None
-    """Ephemeral: most bytes that may be used. PerReplica: size of each claim, 100Gi by default."""
+    """Ephemeral: most bytes that may be used. PerReplica: size of each claim, 100Gi by default; it may grow where the
+    storage class can expand volumes."""
 
     storage_class_name: Name | None = None
     """PerReplica: class of the claims. Default: the cluster's default class."""
@@ -54,11 +63,16 @@ class Cache(Part):
             ".size",
         ),
         Rule(
-            "cache.size and cache.storageClassName cannot be changed while cache.type is PerReplica, because the "
-            "volume claims exist already: make a new service, or change cache.type first",
-            "!(has(self.type) && self.type == 'PerReplica' && has(oldSelf.type) && oldSelf.type == 'PerReplica') || "
-            "(has(self.size) == has(oldSelf.size) && (!has(self.size) || self.size == oldSelf.size) && "
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && "
+            "cache.size can only grow while cache.type is PerReplica, because volumes do not shrink: make a new "
+            "service, or change cache.type first",
+            f"!({_STAYS_PER_REPLICA}) || !isQuantity({_size('self')}) || !isQuantity({_size('oldSelf')}) || "
+            f"quantity({_size('self')}).compareTo(quantity({_size('oldSelf')})) >= 0",
+            None,
+        ),
+        Rule(
+            "cache.storageClassName cannot be changed while cache.type is PerReplica, because the volume claims exist "
+            "already: make a new service, or change cache.type first",
+            f"!({_STAYS_PER_REPLICA}) || (has(self.storageClassName) == has(oldSelf.storageClassName) && "
             "(!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName))",
             None,
         ),

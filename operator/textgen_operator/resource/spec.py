@@ -9,7 +9,7 @@ from textgen_operator import quantity
 from textgen_operator.resource.access import Auth, Tls
 from textgen_operator.resource.cache import Cache
 from textgen_operator.resource.hardware import Gpu, Resources, Scheduling
-from textgen_operator.resource.lifecycle import Drain, Startup
+from textgen_operator.resource.lifecycle import Drain, Rollout, Startup
 from textgen_operator.resource.model import HuggingFace, Limits
 from textgen_operator.resource.network import Network
 from textgen_operator.resource.observability import Metrics, Tracing
@@ -126,6 +126,7 @@ class Spec(Part):
 
     startup: Startup = Startup()
     drain: Drain = Drain()
+    rollout: Rollout = Rollout()
     scheduling: Scheduling = Scheduling()
     network: Network = Network()
     auth: Auth = Auth()

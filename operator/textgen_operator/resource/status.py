@@ -140,6 +140,12 @@ class Status(Part):
     updated_replicas: int = Field(ge=0)
     """Pods of the newest revision."""
 
+    render_version: str = Field(default="", max_length=64)
+    """Version of the operator that rendered the pods."""
+
+    pending_render_version: str = Field(default="", max_length=64)
+    """Version of the operator whose pods wait for the next change of the spec; empty when none do."""
+
     current_revision: str | None = Field(default=None, max_length=253)
     """Revision of the pods that a rollout has not reached yet; all are of `updateRevision` when the two are equal."""
 

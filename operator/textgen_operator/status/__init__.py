@@ -41,6 +41,8 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
             "phase": phase_of(observed, diagnosis_of(observed)),
             **observed.counts,
             **observed.revisions,
+            "renderVersion": observed.course.version if observed.course else old.get("renderVersion", ""),
+            "pendingRenderVersion": observed.course.pending if observed.course else old.get("pendingRenderVersion", ""),
             "selector": pod_selector(meta),
             "shards": observed.shards,
             **_intended(observed.intent, old),

@@ -130,6 +130,8 @@ def _progressing(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
         return Verdict(PROGRESSING, "False", reason, message)
     if observed.all_ready:
         return Verdict(PROGRESSING, "False", "RolloutComplete", "Every pod runs the current spec")
+    if observed.intent and observed.intent.service.spec.rollout.paused and not observed.rolled_out:
+        return Verdict(PROGRESSING, "False", "Paused", "rollout.paused is true: pods keep the spec that they have")
     if diagnosis and diagnosis.blocking:
         return Verdict(PROGRESSING, "False", "RolloutBlocked", diagnosis.message)
     counts = observed.counts

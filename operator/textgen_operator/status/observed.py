@@ -6,6 +6,7 @@ from textgen_operator.diagnosis import Evidence
 from textgen_operator.events import Change
 from textgen_operator.kinds import Kind, Manifest
 from textgen_operator.resource import TextGenerationService
+from textgen_operator.rollout import Course
 from textgen_operator.status.progress import Progress
 
 
@@ -56,6 +57,7 @@ class Observed:
         startup: `status.startup`, if a pod has started since the last look.
         intent: what is wanted; None when the spec is not valid.
         scaler: ours, if there is one.
+        course: where its rollout stands; None when the spec is not valid, or a name is taken.
     """
 
     statefulset: Manifest | None = None
@@ -68,6 +70,7 @@ class Observed:
     changes: list[Change] = field(default_factory=list)
     intent: Intent | None = None
     scaler: Manifest | None = None
+    course: Course | None = None
 
     @property
     def pods(self) -> list[Manifest]:
@@ -93,7 +96,9 @@ class Observed:
 
     @property
     def wanted(self) -> int:
-        """Pods that the StatefulSet should have."""
+        """Pods that there should be; while they are replaced, the StatefulSet may have more or fewer."""
+        if self.course is not None and self.statefulset is not None:
+            return self.course.wanted
         return int(self.statefulset["spec"]["replicas"]) if self.statefulset else 0
 
     @property
@@ -109,7 +114,6 @@ class Observed:
         status = self.statefulset.get("status", {})
         return (
             status.get("observedGeneration") == self.statefulset["metadata"]["generation"]
-            and status.get("currentRevision") == status.get("updateRevision")
             and self.counts["replicas"] == self.counts["updatedReplicas"] == self.wanted
         )
 

@@ -1,0 +1,79 @@
+"""An operator of another version renders other pods: a service whose spec has not changed keeps the pods that it has.
+
+What pods are made from is written down, beside the hash of the spec that it was rendered for, in an annotation of the
+StatefulSet. While the hash stays the same, that is what is applied: drift is put back, and nothing restarts. Pure.
+"""
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from textgen_operator.compare import owns_annotation
+from textgen_operator.kinds import Manifest
+from textgen_operator.render.metadata import FIELD_MANAGER
+from textgen_operator.resource import GROUP, Spec
+
+ANNOTATION = f"{GROUP}/pods-from"
+
+_NOT_IN_PODS = {"replicas", "suspend", "autoscaling", "disruption", "rollout", "network", "metrics"}
+"""Parts of the spec that pods do not depend on: changing them brings no upgrade that waits. A test varies them."""
+
+_PINNED = ("template", "volumeClaimTemplates")
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What pods are made from.
+
+    Attributes:
+        manifest: the StatefulSet to apply.
+        version: of the operator that rendered its pods.
+        pending: the version whose pods wait for the next change of the spec; empty when none does.
+    """
+
+    manifest: Manifest
+    version: str
+    pending: str = ""
+
+
+def pin(desired: Manifest, live: Manifest | None, spec: Spec, version: str, *, roll: bool) -> Pinned:
+    """The StatefulSet with the pods that it should have now.
+
+    Args:
+        desired: as this operator renders it.
+        live: as it is, or None.
+        spec: what it is rendered for.
+        version: of this operator with its defaults.
+        roll: whether an upgrade is to replace pods at once.
+    """
+    fresh = {"version": version, "spec": _hash(spec), **{key: desired["spec"].get(key) for key in _PINNED}}
+    old = record(live)
+    if old is None or roll or old["spec"] != fresh["spec"] or all(old.get(key) == fresh[key] for key in _PINNED):
+        return Pinned(_with(desired, fresh), version)
+    return Pinned(_with(desired, old), old["version"], version)
+
+
+def record(live: Manifest | None) -> dict[str, Any] | None:
+    """What was written down, or None where there is nothing, or where somebody else has written there."""
+    if live is None or not owns_annotation(live, FIELD_MANAGER, ANNOTATION):
+        return None
+    found: dict[str, Any] = json.loads(live["metadata"]["annotations"][ANNOTATION])
+    return found
+
+
+def _with(desired: Manifest, pinned: dict[str, Any]) -> Manifest:
+    manifest = copy.deepcopy(desired)
+    text = json.dumps(pinned, sort_keys=True, separators=(",", ":"))
+    manifest["metadata"].setdefault("annotations", {})[ANNOTATION] = text
+    for key in _PINNED:
+        if pinned[key] is not None:
+            manifest["spec"][key] = copy.deepcopy(pinned[key])
+    return manifest
+
+
+def _hash(spec: Spec) -> str:
+    """Fields at their defaults are left out: a version with more fields must not take that for a change."""
+    said = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_IN_PODS)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
