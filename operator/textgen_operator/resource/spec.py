@@ -19,13 +19,14 @@ from textgen_operator.resource.sources import HUB, MODEL, Adapter, StorageSecret
 from textgen_operator.resource.template import PodTemplate
 from textgen_operator.resource.types import Name, Quantity, Quantization, unique_names
 from textgen_operator.rules import Part, Rule
-from textgen_server.settings import Dtype, env_of, flag_of
+from textgen_server.settings import Dtype, KvCacheDtype, env_of, flag_of
 
 OWNED_OPTIONS = (
     *("model_id", "revision", "dtype", "quantize", "served_model_name", "num_shard", "sharded"),
     *Limits.model_fields,
     *("max_input_length", "huggingface_hub_cache", "graceful_termination_timeout", "hostname", "port"),
-    *("trust_remote_code", "lora_adapters", "api_key", "api_key_file", "ssl_certfile", "ssl_keyfile", "otlp_endpoint"),
+    *("kv_cache_dtype", "trust_remote_code", "lora_adapters"),
+    *("api_key", "api_key_file", "ssl_certfile", "ssl_keyfile", "otlp_endpoint"),
 )
 """Options of the server that fields of the custom resource, or the operator itself, set."""
 
@@ -76,6 +77,10 @@ class Spec(Part):
 
     dtype: Dtype | None = None
     """Type of weights and activations. Default: bfloat16 where the GPU has it, else float16; float32 on CPU."""
+
+    kv_cache_dtype: KvCacheDtype | None = None
+    """Type of keys and values in the cache. fp8_e4m3fn and fp8_e5m2 need GPUs that have them, and halve the cache.
+    Default: auto, the type of the model."""
 
     trust_remote_code: bool = False
     """For TGI's manifests: without effect, because code of a model's repository is never run."""
