@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from textgen_server.attention.cpu import CpuAttention
+from textgen_server.attention.native import NativeAttention
 from textgen_server.attention.select import block_size_for, choose
 from textgen_server.errors import StartupError
 from textgen_server.registry import ATTENTION_BACKENDS
 
 
-@pytest.mark.parametrize("name", [None, "cpu"])
-def test_cpu_is_the_choice_on_a_cpu(name: str | None) -> None:
-    assert choose(name, "cpu", torch.float32, 64) is CpuAttention
+def test_on_a_cpu_our_kernels_are_the_choice_where_they_can_be_had() -> None:
+    had = NativeAttention.obstacle(64) is None
+    assert choose(None, "cpu", torch.float32, 64) is (NativeAttention if had else CpuAttention)
+    assert choose("cpu", "cpu", torch.float32, 64) is CpuAttention
 
 
 def test_triton_is_the_choice_on_a_gpu_without_flash_attn() -> None:
@@ -27,7 +29,8 @@ def test_triton_is_the_choice_on_a_gpu_without_flash_attn() -> None:
 
 def test_a_backend_for_another_device_is_refused_with_alternatives() -> None:
     with pytest.raises(
-        StartupError, match=r"--attention-backend triton runs on cuda only, not on cpu; .* among cpu, reference$"
+        StartupError,
+        match=r"--attention-backend triton runs on cuda only, not on cpu; .* cpu, reference$",
     ):
         choose("triton", "cpu", torch.float32, 64)
 
@@ -57,11 +60,9 @@ class SmallHeads(CpuAttention):
 
 
 def test_an_encoder_decoder_gets_a_backend_with_relative_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(None, "cpu", torch.float32, 64, relative=True) is CpuAttention
+    assert choose("cpu", "cpu", torch.float32, 64, relative=True) is CpuAttention
     monkeypatch.setattr(CpuAttention, "relative", False)
-    with pytest.raises(
-        StartupError, match=r"--attention-backend cpu has no relative position bias, .* among reference$"
-    ):
+    with pytest.raises(StartupError, match=r"--attention-backend cpu has no relative position bias, .* reference$"):
         choose("cpu", "cpu", torch.float32, 64, relative=True)
 
 
