@@ -96,7 +96,7 @@ def test_a_foreign_object_of_the_same_name_is_reported_and_untouched(
     eventually(reported)
     assert namespace.get(SERVICES, "chat") == foreign
     assert not namespace.exists(STATEFUL_SETS, "chat")
-    assert {write.resource for write in plane.audit.writes_since(mark)} == {"textgenerationservices/status"}
+    assert {write.resource for write in plane.audit.writes_since(mark)} == {"textgenerationservices/status", "events"}
 
 
 def test_once_the_foreign_object_is_gone_the_service_starts(operator: Operator, namespace: Namespace) -> None:
