@@ -8,11 +8,22 @@ import yaml
 from cluster.kube import Kube, Namespace, eventually
 from cluster.operator_process import PROGRAM, SERVER_IMAGE, Operator
 
-from textgen_operator.kinds import OPTIONAL, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest, kind_of
+from textgen_operator.kinds import (
+    CLAIMS,
+    OPTIONAL,
+    PODS,
+    SERVICES,
+    SERVICES_OF_OURS,
+    STATEFUL_SETS,
+    Kind,
+    Manifest,
+    kind_of,
+)
 from textgen_operator.references import references
 from textgen_operator.rollout import rotation
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+A_VOLUME = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
 OBJECTS = ((STATEFUL_SETS, "chat"), (SERVICES, "chat"), (SERVICES, "chat-pods"))
 
 
@@ -71,7 +82,8 @@ def make_what_pods_refer_to(namespace: Namespace, printed: list[Manifest]) -> No
     for reference in references(statefulset["spec"]["template"]["spec"]):
         wanted.setdefault((reference.kind, reference.name), {}).update({reference.key: ""} if reference.key else {})
     for (kind, name), data in wanted.items():
-        namespace.kube.post(kind.path(namespace.name), {"metadata": {"name": name}, "data": data})
+        body = {"spec": A_VOLUME} if kind is CLAIMS else {"data": data}
+        namespace.kube.post(kind.path(namespace.name), {"metadata": {"name": name}, **body})
 
 
 def rendered(service: Manifest, folder: Path) -> list[Manifest]:

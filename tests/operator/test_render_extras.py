@@ -55,7 +55,9 @@ def test_the_autoscaler_follows_metrics_that_the_server_has() -> None:
 def test_keda_asks_prometheus_for_the_pods_of_this_service() -> None:
     scaling = KEDA | {"minReplicas": 0, "idleAfterSeconds": 900}
     found = spec_of("ScaledObject chat", autoscaling=scaling, startup={"timeoutSeconds": 1200})
-    (trigger,) = found["triggers"]
+    trigger, running = found["triggers"]
+    # A replica at work is not idle, even if no request waits.
+    assert running["metadata"]["query"].startswith("sum(tgi_batch_current_size{")
     assert trigger["metadata"] == {
         "serverAddress": "http://prometheus:9090",
         "query": 'sum(tgi_queue_size{namespace="models",pod=~"chat-[0-9]+"}) or vector(0)',

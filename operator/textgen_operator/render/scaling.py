@@ -15,6 +15,9 @@ RUNNING_METRIC = "tgi_batch_current_size"
 DEFAULT_QUEUED = 4
 """Requests that wait at a replica, where the spec says no target."""
 
+_NEVER_MORE_REPLICAS = 1_000_000
+"""Requests that no replica runs at once."""
+
 
 def render(service: TextGenerationService) -> list[Manifest]:
     """The scaler that the spec asks for; none while the service is suspended."""
@@ -31,6 +34,9 @@ def _targets(scaling: Autoscaling) -> Iterator[tuple[str, int]]:
         yield QUEUED_METRIC, queued or DEFAULT_QUEUED
     if running is not None:
         yield RUNNING_METRIC, running
+    elif scaling.min_replicas == 0:
+        # Else a replica that keeps up with its requests, so that none waits, would count as idle.
+        yield RUNNING_METRIC, _NEVER_MORE_REPLICAS
 
 
 def _behavior(scaling: Autoscaling) -> Manifest:
