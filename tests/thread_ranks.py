@@ -46,4 +46,4 @@ class ThreadGroup(Group):
         return torch.cat(self.ranks.exchange(self.rank, tensor), dim=-1)
 
     def min(self, value: int) -> int:
-        return value
+        return int(min(self.ranks.exchange(self.rank, torch.tensor(value))))

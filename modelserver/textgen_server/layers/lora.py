@@ -52,12 +52,11 @@ class LoraLinear(nn.Module):
                 out[rows] += (x[rows] @ added.a.T) @ added.b.T
         return out
 
-    def add(self, name: str, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> set[str]:
-        """Take what `adapter` has for this layer; returns the modules that it had."""
-        names = dict.fromkeys(module for module, _, _ in self.outputs)
-        matrices = {module: adapter.matrices[module] for module in names if module in adapter.matrices}
+    def share(self, adapter: Adapter) -> LowRank | None:
+        """What `adapter` has for this layer on this rank, in float32; None for nothing."""
+        matrices = {module: adapter.matrices[module] for module in self.modules_named if module in adapter.matrices}
         if not matrices:
-            return set()
+            return None
         start, length = self.inputs or (0, next(iter(matrices.values())).a.shape[1])
         a = torch.cat([matrix.a[:, start : start + length] for matrix in matrices.values()])
         # The ranks of the layer's modules lie side by side; an output reads those of its own module.
@@ -72,9 +71,12 @@ class LoraLinear(nn.Module):
             if module in matrices:
                 block[:, places[module]] = part
             blocks.append(block)
-        b = torch.cat(blocks)
-        self.adapters[name] = LowRank(a.to(device, dtype), b.to(device, dtype))
-        return set(matrices)
+        return LowRank(a, torch.cat(blocks))
+
+    @property
+    def modules_named(self) -> list[str]:
+        """The modules whose outputs this layer computes, in order."""
+        return list(dict.fromkeys(module for module, _, _ in self.outputs))
 
     def remove(self, name: str) -> None:
         """Forget an adapter, if there is one of that name."""

@@ -16,6 +16,17 @@ def free_bytes(options: ServerOptions, device: torch.device, group: Group) -> in
     return None if free_here is None else free_here // group.size
 
 
+def spare_bytes(options: ServerOptions, device: torch.device, group: Group, step: int) -> int | None:
+    """What can be taken for good, so that a step of `step` bytes still fits; None where nobody tells. May be less
+    than 0."""
+    free = free_bytes(options, device, group)
+    if free is None:
+        return None
+    if device.type == "cuda":  # what the allocator holds for the next step
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free - step
+
+
 def device_name(device: torch.device) -> str:
     """What people call the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -19,6 +19,7 @@ from textgen_server.parallel import Group
 from textgen_server.runner.inputs import StepInputs, Targets, build
 from textgen_server.runner.kv_cache import CacheLayout
 from textgen_server.runner.load import load_model
+from textgen_server.runner.room import spare_bytes
 from textgen_server.runner.sampler import masks_of, sample, score
 from textgen_server.runner.sizing import Sizer
 from textgen_server.sampling import SamplingParams
@@ -51,6 +52,7 @@ class Runner:
         self.group = group
         self.device = device
         self.loaded = load_model(options, folder, device, group, merge)
+        self._rehearsed = next(iter(adapters), "")
         self._long = self.loaded.config.long_rope
         for name, adapter in adapters.items():  # before the cache takes what memory is left
             self.load_adapter(name, adapter)
@@ -70,6 +72,8 @@ class Runner:
         self.max_prefill_tokens = step.tokens
         self.caches = sizer.cache(step)
         self.num_blocks = self.caches[0].keys.shape[0]
+        if self.loaded.adapters is not None:
+            self.loaded.adapters.room = lambda: spare_bytes(options, device, group, step.num_bytes)
         if device.type == "cuda" or group.size > 1:  # once more, on the real cache and with all ranks
             self._warm_up(self.caches, step.tokens)
 
@@ -83,10 +87,12 @@ class Runner:
         size = self.layout.block_size
         blocks = list(range(min(-(-tokens // size), caches[0].keys.shape[0])))
         length = min(tokens, len(blocks) * size)
-        choice = Sample(SamplingParams(), 0)
         encoder_length = length - 2 if self.loaded.config.family.encoder_decoder else 0
-        prefill = StepPlan([Item([0] * length, 0, blocks, choice, encoder_length=encoder_length)], num_decodes=0)
-        decode = StepPlan([Item([0], length - 1, blocks, choice, encoder_length=encoder_length)], num_decodes=1)
+        first = Item(
+            [0] * length, 0, blocks, Sample(SamplingParams(), 0), encoder_length=encoder_length, adapter=self._rehearsed
+        )
+        prefill = StepPlan([first], num_decodes=0)
+        decode = StepPlan([replace(first, tokens=[0], start=length - 1)], num_decodes=1)
         started = time.monotonic()
         self._run(prefill, caches)
         self.warmup_seconds = time.monotonic() - started
@@ -96,7 +102,7 @@ class Runner:
         """See engine.loop.Executor."""
         if self.loaded.adapters is None:
             raise InvalidRequest("this server takes no adapters: start it with --lora-adapters or --lora-loading true")
-        self.loaded.adapters.load(name, folder)
+        self.loaded.adapters.load(name, folder, self.group)
 
     def unload_adapter(self, name: str) -> None:
         """See engine.loop.Executor."""

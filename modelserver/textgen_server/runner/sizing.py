@@ -27,6 +27,9 @@ DEFAULT_CPU_BYTES = 1 << 30
 # Of main memory that is free, as long as nobody asks for more.
 DEFAULT_CPU_SHARE = 0.25
 
+# What the KV cache leaves on a GPU where adapters are loaded while serving: three of rank 64 on all of a 7B model.
+ROOM_FOR_ADAPTERS = 1 << 30
+
 Caches = list[LayerCache]
 
 
@@ -127,6 +130,8 @@ class Sizer:
         room = free_bytes(self.options, self.device, self.group)
         if room is not None:
             room -= step.num_bytes
+            if self.options.lora_loading and self.device.type == "cuda":
+                room -= ROOM_FOR_ADAPTERS
         wanted = room if self.device.type == "cuda" else self._wanted_of_main_memory(room)
         blocks = (wanted or 0) // self.layout.block_bytes
         if self.options.max_batch_total_tokens:

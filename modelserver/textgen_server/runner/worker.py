@@ -4,6 +4,7 @@ Plans go through sockets of their own rather than through a collective: a rank m
 and learns at once when the other end is gone.
 """
 
+import logging
 import pickle
 import time
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
 from textgen_server.engine.plan import Sample, StepPlan, StepResult
-from textgen_server.errors import StartupError
+from textgen_server.errors import InvalidRequest, StartupError
 from textgen_server.runner.runner import Runner
 from textgen_server.sampling import SamplingParams
+
+_log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 60.0
 
@@ -34,8 +37,8 @@ class ShardedExecutor:
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """See engine.loop.Executor."""
+        self._send(AdapterOrder(name, folder))  # first: the ranks tell each other whether all of them could
         self._runner.load_adapter(name, folder)
-        self._send(AdapterOrder(name, folder))
 
     def unload_adapter(self, name: str) -> None:
         """See engine.loop.Executor."""
@@ -86,7 +89,10 @@ def obey(runner: Runner, path: Path, key: bytes) -> None:
                 case AdapterOrder(name, None):
                     runner.unload_adapter(name)
                 case AdapterOrder(name, Path() as folder):
-                    runner.load_adapter(name, folder)
+                    try:
+                        runner.load_adapter(name, folder)
+                    except InvalidRequest as error:  # no rank has it then, and rank 0 has told the client
+                        _log.warning("the adapter %s was not loaded: %s", name, error)
 
 
 def _connect(path: Path, key: bytes) -> Connection:
