@@ -17,9 +17,10 @@ class AttentionCall(ctypes.Structure):
         *((name, c_void_p) for name in ("queries", "keys", "values")),
         *((name, c_int64) for name in ("query_stride", "key_stride", "value_stride")),
         *((name, c_void_p) for name in ("out", "key_pool", "value_pool")),
-        *((name, c_void_p) for name in ("starts", "contexts", "tables", "slots", "slopes")),
+        *((name, c_void_p) for name in ("starts", "contexts", "tables", "slots", "first_keys", "slopes", "bias")),
         *((name, c_int64) for name in ("tokens", "sequences", "table_width")),
-        *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "block_size", "padded_block", "window")),
+        *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "block_size", "padded_block")),
+        *((name, c_int64) for name in ("bias_distances", "window")),
         ("scale", c_float),
         ("softcap", c_float),
     )
@@ -32,10 +33,14 @@ class NativeAttention(Attention):
     preferred_block_size = 32
     block_size_multiple = 1
     dtypes = frozenset({torch.float32})
+    relative = True
 
     def __init__(self, spec: AttentionSpec) -> None:
         self.spec = spec
-        self._slopes = None if spec.alibi_slopes is None else spec.alibi_slopes.float().contiguous()
+        self._slopes, self._bias = (
+            None if numbers is None else numbers.float().contiguous()
+            for numbers in (spec.alibi_slopes, spec.relative_bias)
+        )
 
     @staticmethod
     def cache_shape(num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int) -> tuple[int, ...]:
@@ -50,19 +55,50 @@ class NativeAttention(Attention):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch
     ) -> Tensor:
-        q, k, v = (x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous() for x in (q, k, v))
-        out = torch.empty(q.shape, dtype=torch.float32)
+        self.write(k, v, k_cache, v_cache, batch.slots, batch.block_size)
+        return self.attend(q, k_cache, v_cache, batch)
+
+    def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, block_size: int) -> None:
+        k, v = _rows(k), _rows(v)
+        _run(
+            AttentionCall(
+                keys=k.data_ptr(),
+                values=v.data_ptr(),
+                key_stride=k.stride(0),
+                value_stride=v.stride(0),
+                key_pool=k_cache.data_ptr(),
+                value_pool=v_cache.data_ptr(),
+                slots=slots.data_ptr(),
+                tokens=len(k),
+                kv_heads=self.spec.num_kv_heads,
+                head_dim=self.spec.head_dim,
+                block_size=block_size,
+                padded_block=k_cache.shape[2],
+            )
+        )
+
+    def attend(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> Tensor:
+        q, out = _rows(q), torch.empty(q.shape, dtype=torch.float32)
         call = batch.plan(_call, self.spec)
-        call.queries, call.query_stride = q.data_ptr(), q.stride(0)
-        call.keys, call.key_stride = k.data_ptr(), k.stride(0)
-        call.values, call.value_stride = v.data_ptr(), v.stride(0)
-        call.out, call.key_pool, call.value_pool = out.data_ptr(), k_cache.data_ptr(), v_cache.data_ptr()
-        call.padded_block = k_cache.shape[2]
-        call.slopes = None if self._slopes is None else self._slopes.data_ptr()
-        library = kernels()
-        if library is not None:
-            library.textgen_attention(ctypes.byref(call))
+        call.queries, call.query_stride, call.out = q.data_ptr(), q.stride(0), out.data_ptr()
+        call.key_pool, call.value_pool, call.padded_block = k_cache.data_ptr(), v_cache.data_ptr(), k_cache.shape[2]
+        call.slopes, call.bias = (
+            None if numbers is None else numbers.data_ptr() for numbers in (self._slopes, self._bias)
+        )
+        _run(call)
         return out
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[T, heads, head_dim] with contiguous rows, which may lie apart."""
+    return x if x.stride()[1:] == (x.shape[2], 1) else x.contiguous()
+
+
+def _run(call: AttentionCall) -> None:
+    library = kernels()
+    if library is None:
+        raise RuntimeError("the CPU kernels are not in use")
+    library.textgen_attention(ctypes.byref(call))
 
 
 def _lanes() -> int:
@@ -76,14 +112,14 @@ def _call(batch: AttentionBatch, spec: AttentionSpec) -> AttentionCall:
         starts=batch.query_start.data_ptr(),
         contexts=batch.context_lens.data_ptr(),
         tables=batch.block_tables.data_ptr(),
-        slots=batch.slots.data_ptr(),
-        tokens=len(batch.slots),
+        first_keys=None if batch.first_keys is None else batch.first_keys.data_ptr(),
         sequences=len(batch.context_lens),
         table_width=batch.block_tables.shape[1],
         heads=spec.num_heads,
         kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         block_size=batch.block_size,
+        bias_distances=0 if spec.relative_bias is None else spec.relative_bias.shape[1],
         window=spec.window or 0,
         scale=spec.scale,
         softcap=spec.softcap or 0.0,

@@ -14,7 +14,8 @@
 
 extern "C" {
 
-// What a layer attends to in one step. Mirrored by AttentionCall in native/attention.py.
+// What a layer attends to in one step. Mirrored by AttentionCall in attention/native.py.
+// Without keys nothing is written, without queries nothing attended to.
 struct TextgenAttention {
     const float *queries, *keys, *values;  // [T, heads or kv_heads, head_dim], rows these many floats apart:
     int64_t query_stride, key_stride, value_stride;
@@ -22,9 +23,12 @@ struct TextgenAttention {
     float *key_pool, *value_pool;    // [blocks, kv_heads, cells of padded_block * head_dim]
     const int32_t *starts, *contexts, *tables;  // [B + 1], [B], [B, table_width]
     const int64_t *slots;            // [T]
+    const int32_t *first_keys;       // [B], no key before it is seen, or null
     const float *slopes;             // ALiBi's, [heads], or null
+    const float *bias;               // by distance, [heads, bias_distances], the last for all beyond, or null
     int64_t tokens, sequences, table_width;
     int64_t heads, kv_heads, head_dim, block_size, padded_block;
+    int64_t bias_distances;
     int64_t window;                  // 0 for none
     float scale, softcap;            // softcap 0 for none
 };
@@ -45,9 +49,14 @@ struct Attend {
     long context = step.contexts[piece.sequence];
     long queries = step.starts[piece.sequence + 1] - step.starts[piece.sequence];
     long cell = step.padded_block * step.head_dim;
+    long first_key = step.first_keys ? step.first_keys[piece.sequence] : 0;
 
+    // Row r is token r / heads of the piece, and its query head r % heads.
     long token(int row) const { return step.starts[piece.sequence] + piece.first_token + row / piece.heads; }
     long head(int row) const { return piece.first_head + row % piece.heads; }
+    long seen_from(int row) const {
+        return step.window ? std::max(first_key, position(row) + 1 - step.window) : first_key;
+    }
     long position(int row) const { return context - queries + piece.first_token + row / piece.heads; }
 
     template <int ROWS>
@@ -65,7 +74,7 @@ struct Attend {
         }
         std::fill(sums, sums + ROWS * dim, 0.0f);
         const long end = position(ROWS - 1) + 1;
-        const long first = step.window ? std::max<long>(0, position(0) + 1 - step.window) : 0;
+        const long first = seen_from(0);
         const int32_t *table = step.tables + piece.sequence * step.table_width;
         for (long block = first / step.block_size; block * step.block_size < end; ++block) {
             const long offset = (table[block] * step.kv_heads + piece.kv_head) * cell;
@@ -114,18 +123,23 @@ struct Attend {
             for (int v = 0; v < VECTORS; ++v) store(out + r * out_stride + v * LANES, sums[r][v]);
     }
 
-    // Softcap, ALiBi, and -inf for what a row does not see.
+    // Softcap, biases, and -inf for what a row does not see.
     template <int ROWS>
     void bend(float *weights, long start) const {
         const long width = step.padded_block;
         for (int r = 0; r < ROWS; ++r) {
             float *row = weights + r * width;
-            const long seen_from = step.window ? position(r) + 1 - step.window : 0, seen_to = position(r) + 1;
+            const long seen_to = position(r) + 1;
             if (step.softcap)
                 for (long i = 0; i < width; ++i) row[i] = step.softcap * std::tanh(row[i] / step.softcap);
             if (step.slopes)
                 for (long i = 0; i < width; ++i) row[i] += step.slopes[head(r)] * (start + i - position(r));
-            for (long i = 0; i < std::min(width, seen_from - start); ++i) row[i] = HIDDEN;
+            if (step.bias) {
+                const float *by_distance = step.bias + head(r) * step.bias_distances;
+                for (long i = 0; i < width; ++i)
+                    row[i] += by_distance[std::clamp<long>(position(r) - start - i, 0, step.bias_distances - 1)];
+            }
+            for (long i = 0; i < std::min(width, seen_from(r) - start); ++i) row[i] = HIDDEN;
             for (long i = std::max<long>(0, std::min(step.block_size, seen_to - start)); i < width; ++i) row[i] = HIDDEN;
         }
     }
@@ -189,6 +203,22 @@ std::vector<Piece> pieces_of(const Step &step) {
     return pieces;
 }
 
+void write_all(const Step &step) {
+    const long together = std::max<long>(1, 4096 / (step.kv_heads * step.head_dim));
+    team().share((step.tokens + together - 1) / together, [&](long piece) {
+        for (long t = piece * together; t < std::min(step.tokens, (piece + 1) * together); ++t) write(step, t);
+    });
+}
+
+void attend_all(const Step &step) {
+    const std::vector<Piece> pieces = pieces_of(step);
+    team().share(static_cast<long>(pieces.size()), [&](long number) {
+        const Piece &piece = pieces[number];
+        with_rows(static_cast<int>(piece.tokens * piece.heads),
+                  [&]<int ROWS>() { Attend{step, piece}.template rows<ROWS>(); });
+    });
+}
+
 }  // namespace
 
 extern "C" {
@@ -198,14 +228,7 @@ long textgen_lanes() { return LANES; }
 
 void textgen_attention(const TextgenAttention *call) {
     const Step &step = *call;
-    const long together = std::max<long>(1, 4096 / (step.kv_heads * step.head_dim));
-    team().share((step.tokens + together - 1) / together, [&](long piece) {
-        for (long t = piece * together; t < std::min(step.tokens, (piece + 1) * together); ++t) write(step, t);
-    });
-    const std::vector<Piece> pieces = pieces_of(step);
-    team().share(static_cast<long>(pieces.size()), [&](long number) {
-        const Piece &piece = pieces[number];
-        with_rows(static_cast<int>(piece.tokens * piece.heads), [&]<int ROWS>() { Attend{step, piece}.rows<ROWS>(); });
-    });
+    if (step.keys) write_all(step);
+    if (step.queries) attend_all(step);
 }
 }

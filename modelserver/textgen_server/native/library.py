@@ -37,6 +37,8 @@ _SIGNATURES = {
     "textgen_lanes": (c_long, []),
     "textgen_packed_size": (c_long, [c_long, c_long]),
     "textgen_pack": (None, [c_void_p, c_long, c_void_p, c_long, c_long]),
+    "textgen_pack_int8": (None, [c_void_p, c_long, c_void_p, c_long, c_long]),
+    "textgen_linear_int8": (None, [c_void_p, c_long, c_void_p, c_void_p, c_void_p, c_long, c_long, c_long]),
     "textgen_linear": (None, [c_void_p, c_long, c_void_p, c_void_p, c_void_p, c_long, c_long, c_long]),
     "textgen_rms_norm": (None, [c_void_p, c_long, c_void_p, c_float, c_void_p, c_long, c_long]),
     "textgen_silu_and_multiply": (None, [c_void_p, c_void_p, c_long, c_long]),

@@ -1,6 +1,7 @@
 """The kernels as functions of tensors: float32, on the CPU, the last dimension contiguous."""
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -29,21 +30,48 @@ class NativeLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         library = _kernels()
+        self.packed = _packed(weight, library.textgen_pack)
         self.features, self.depth = weight.shape
-        weight = weight if weight.stride(1) == 1 else weight.contiguous()
-        self.packed = torch.empty(library.textgen_packed_size(self.features, self.depth), dtype=torch.float32)
         self.bias = None if bias is None else bias.contiguous()
-        library.textgen_pack(weight.data_ptr(), weight.stride(0), self.packed.data_ptr(), self.features, self.depth)
         self._multiply = library.textgen_linear
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.empty(*x.shape[:-1], self.features, dtype=torch.float32)
-        x = x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous()
-        rows = x.numel() // self.depth
-        stride = x.stride(-2) if x.dim() > 1 else self.depth
-        bias = None if self.bias is None else self.bias.data_ptr()
-        self._multiply(x.data_ptr(), stride, self.packed.data_ptr(), bias, out.data_ptr(), rows, self.depth, self.features)
-        return out
+        return _product(self._multiply, x, self.packed, self.bias, self.features)
+
+
+class NativeInt8Linear(nn.Module):
+    """x [..., in] -> x W^T [..., out] in the type of x, with W = codes [out, in] * scales [out, 1], codes in int8."""
+
+    def __init__(self, codes: Tensor, scales: Tensor) -> None:
+        super().__init__()
+        library = _kernels()
+        self.packed = _packed(codes, library.textgen_pack_int8)
+        self.features, self.depth = codes.shape
+        self.scales = scales.flatten().contiguous()
+        self._multiply = library.textgen_linear_int8
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _product(self._multiply, x.float(), self.packed, self.scales, self.features).to(x.dtype)
+
+
+def _packed(weight: Tensor, pack: Callable[..., None]) -> Tensor:
+    features, depth = weight.shape
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    packed = torch.empty(_kernels().textgen_packed_size(features, depth), dtype=weight.dtype)
+    pack(weight.data_ptr(), weight.stride(0), packed.data_ptr(), features, depth)
+    return packed
+
+
+def _product(
+    multiply: Callable[..., None], x: Tensor, packed: Tensor, by_feature: Tensor | None, features: int
+) -> Tensor:
+    out = torch.empty(*x.shape[:-1], features, dtype=torch.float32)
+    x = x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous()
+    depth = x.shape[-1]
+    stride = x.stride(-2) if x.dim() > 1 else depth
+    numbers = None if by_feature is None else by_feature.data_ptr()
+    multiply(x.data_ptr(), stride, packed.data_ptr(), numbers, out.data_ptr(), out.numel() // features, depth, features)
+    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

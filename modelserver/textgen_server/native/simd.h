@@ -16,9 +16,13 @@ constexpr int TILE_COLUMNS = 2 * LANES;
 
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 
 inline Vec load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
+inline Vec load(const int8_t *from) {
+    return __builtin_convertvector(*reinterpret_cast<const Bytes *>(from), Vec);
+}
 inline void store(float *to, Vec value) { *reinterpret_cast<Unaligned *>(to) = value; }
 inline Vec splat(float value) { return Vec{} + value; }
 
@@ -57,8 +61,8 @@ inline Vec exp(Vec x) {
 
 // sums[m] += a[m, :] b[:, 0..columns), one product after another in the order of k. Every element is summed in the same
 // order whatever ROWS is, so a row's result does not depend on the rows beside it.
-template <int ROWS, int VECTORS>
-inline void multiply_add(const float *a, long a_stride, const float *b, long b_stride, long depth,
+template <int ROWS, int VECTORS, typename Number>
+inline void multiply_add(const float *a, long a_stride, const Number *b, long b_stride, long depth,
                          Vec (&sums)[ROWS][VECTORS]) {
     for (long k = 0; k < depth; ++k, b += b_stride) {
         Vec columns[VECTORS];

@@ -47,6 +47,16 @@ def test_linear_layers_equal_torchs_and_rows_do_not_change_each_other(
             assert torch.equal(layer(x)[row], layer(x[row : row + 1])[0])
 
 
+def test_weights_of_8_bits_stand_for_their_codes_times_scales(kernels: ctypes.CDLL) -> None:
+    torch.manual_seed(0)
+    codes, scales = torch.randint(-128, 128, (70, 33), dtype=torch.int8), torch.rand(70, 1)
+    layer = ops.NativeInt8Linear(codes, scales)
+    for rows in (1, 5, 13):
+        x = torch.randn(rows, 33)
+        torch.testing.assert_close(layer(x), F.linear(x, codes * scales), rtol=2e-5, atol=2e-3)
+        assert all(torch.equal(layer(x)[row], layer(x[row : row + 1])[0]) for row in range(rows))
+
+
 @pytest.mark.parametrize("width", [1, 16, 37, 576])
 def test_norms_and_activations_equal_torchs(kernels: ctypes.CDLL, width: int) -> None:
     torch.manual_seed(0)
