@@ -95,6 +95,6 @@ class Adapters:
 def _no_memory(folder: Path, needed: int, room: int) -> InvalidRequest:
     return InvalidRequest(
         f"no memory for the adapter in {folder}: it takes {needed / 1e6:.1f} MB, and {max(room, 0) / 1e6:.1f} MB are "
-        "left; unload another, or start the server with it in --lora-adapters or with a lower --cuda-memory-fraction",
+        "left; unload another, or start the server with it in --lora-adapters or with a lower --max-batch-total-tokens",
         "lora_path",
     )
