@@ -82,6 +82,7 @@ class Controller:
             self.started.set()
 
     async def _work(self) -> None:
+        await self._inventory.looked.wait()
         while True:
             key = await self.queue.take()
             try:

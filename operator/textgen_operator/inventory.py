@@ -75,6 +75,8 @@ class Inventory:
         self._informers = {kind: self._informers_on(kind) for kind in kinds}
         self._tasks: dict[Kind, list[asyncio.Task[None]]] = {}
         self._version = ""
+        self.looked = asyncio.Event()
+        """Set when it is known which kinds there are: before, objects of theirs would seem to be impossible."""
         self.served: frozenset[Kind] = frozenset()
         """Optional kinds that the cluster knows now."""
 
@@ -95,12 +97,13 @@ class Inventory:
                     tasks.create_task(informer.run())
             while True:
                 try:
-                    await self.look(tasks)
+                    await self._look(tasks)
+                    self.looked.set()
                 except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                     _log.warning("Discovery failed: %s", error or type(error).__name__)
                 await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
 
-    async def look(self, tasks: asyncio.TaskGroup) -> None:
+    async def _look(self, tasks: asyncio.TaskGroup) -> None:
         """See which optional kinds there are now, and begin and end informers accordingly. Raises ApiError."""
         found, self._version = await self._client.get_if_changed("/apis", _AGGREGATED, self._version)
         if found is None:

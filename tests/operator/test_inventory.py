@@ -138,5 +138,7 @@ async def test_a_discovery_that_fails_is_tried_again(client: Client, kmock: RawH
     answers = itertools.chain([Response(status=503)], itertools.repeat(there))
     kmock["get", "/apis"] << (lambda request: next(answers))
     async with known(client) as (found, _, everything):
+        assert not found.looked.is_set()
         await everything.wait()
+        await found.looked.wait()
         assert found.served == {ROUTES}
