@@ -36,5 +36,5 @@ def _failure(pod: Manifest, status: Manifest, ended: Manifest) -> Manifest:
         "message": explained.message,
         "time": ended["finishedAt"],
         # The kubelet counts what it started again; a container that ended and waits is not among them yet.
-        "count": status.get("restartCount", 0) + ("terminated" in status.get("state", {})),
+        "count": status.get("restartCount", 0) + ("running" not in status.get("state", {})),
     }
