@@ -76,6 +76,14 @@ BAD_SPECS: dict[str, tuple[dict[str, Any], str]] = {
         {"podTemplate": {"metadata": {"labels": {"textgen.dev/service": "x"}}}},
         "spec.podTemplate.metadata.labels: .*choose other labels",
     ),
+    "containers that are none": (
+        {"podTemplate": {"spec": {"containers": "x"}}},
+        "spec.podTemplate.spec.containers: .*must be of type array",
+    ),
+    "a container without a name": (
+        {"podTemplate": {"spec": {"containers": [{"image": "x"}]}}},
+        r"spec.podTemplate.spec.containers\[0\].name: Required",
+    ),
     "a scaler without a limit": ({"autoscaling": {}}, "spec.autoscaling.maxReplicas: Required"),
     "nothing left by the HPA": (
         {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},

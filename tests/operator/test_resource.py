@@ -33,6 +33,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"podTemplate": {"metadata": {"labels": {"app.kubernetes.io/name": "x"}}}},
         "spec.podTemplate.metadata.labels: podTemplate.metadata.labels must not begin with",
     ),
+    "a container without a name": (
+        {"podTemplate": {"spec": {"containers": [{"image": "x"}]}}},
+        "spec.podTemplate.spec.containers.0.name: is required",
+    ),
     "two sources of variables": (
         {"envFrom": [{"secretRef": {"name": "a"}, "configMapRef": {"name": "b"}}]},
         "spec.envFrom.0: envFrom needs exactly one of secretRef and configMapRef",

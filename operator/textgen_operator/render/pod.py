@@ -29,7 +29,7 @@ def overrides(service: TextGenerationService, defaults: Defaults) -> list[str]:
 def _merged_template(service: TextGenerationService, defaults: Defaults) -> tuple[Manifest, list[str]]:
     rendered = {"metadata": {"labels": labels(service.metadata)}, "spec": pod_spec(service, defaults)}
     template = service.spec.pod_template
-    return merge(rendered, template.model_dump(by_alias=True, exclude_defaults=True) if template else {})
+    return merge(rendered, template.model_dump(by_alias=True, exclude_unset=True) if template else {})
 
 
 def pod_spec(service: TextGenerationService, defaults: Defaults) -> Manifest:
