@@ -48,6 +48,7 @@ EVENTS = Kind("v1", "Event", "events")
 SECRETS = Kind("v1", "Secret", "secrets")
 CONFIG_MAPS = Kind("v1", "ConfigMap", "configmaps")
 CLAIMS = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+JOBS = Kind("batch/v1", "Job", "jobs")
 LEASES = Kind("coordination.k8s.io/v1", "Lease", "leases")
 
 DISRUPTION_BUDGETS = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
@@ -64,7 +65,7 @@ INFERENCE_POOLS = Kind(
 OPTIONAL = (SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
 """Kinds that a cluster may lack, and that may come and go while the operator runs."""
 
-PRUNED = (DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
+PRUNED = (CLAIMS, JOBS, DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
 """What a service may have at one time and not at another: when nothing asks for it any more, it is deleted."""
 
 OWNED = (STATEFUL_SETS, SERVICES, *PRUNED)
@@ -104,8 +105,6 @@ PERMISSIONS = (
     # Whether what a pod refers to is there, by name: nothing can be listed.
     _rule(SECRETS.group, SECRETS.plural, "get"),
     _rule(CONFIG_MAPS.group, CONFIG_MAPS.plural, "get"),
-    # And the claims of replicas, which nobody else grows or removes.
-    _rule(CLAIMS.group, CLAIMS.plural, "get", "list", "patch", "delete"),
 )
 """Rules of the operator's role."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from textgen_operator import apply
 from textgen_operator.client import Client
 from textgen_operator.informers import ServiceKey
-from textgen_operator.kinds import PRUNED, RIVALS, Kind, Manifest, kind_of
+from textgen_operator.kinds import CLAIMS, PRUNED, RIVALS, Kind, Manifest, kind_of
 
 
 async def remove(
@@ -37,7 +37,8 @@ async def remove(
     waiting: set[Kind] = set()
     for kind, name in sorted(left, key=lambda found: (found[0].plural, found[1])):
         live = await client.get(kind.path(namespace, name))
-        if live is None or not is_ours(live):
+        if live is None or not is_ours(live) or (kind == CLAIMS and not live["metadata"].get("ownerReferences")):
+            # A claim without an owner is to be retained.
             continue
         if "deletionTimestamp" not in live["metadata"]:
             await apply.remove(client, live)

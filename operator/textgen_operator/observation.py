@@ -5,7 +5,7 @@ Called by reconcile.py.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import datetime, timedelta
 
 from textgen_operator.client import ApiError, Client
@@ -39,12 +39,12 @@ class Observer:
         self._client = client
         self._now = now
 
-    async def missing(self, namespace: str, pod_spec: Manifest) -> Obstacle | None:
+    async def missing(self, namespace: str, pod_spec: Manifest, made: Set[str] = frozenset()) -> Obstacle | None:
         """The first object that a pod would refer to in vain, or None.
 
         Asked before anything is written, so that no good pod is given up for one that cannot start.
         """
-        wanted = references(pod_spec)
+        wanted = [reference for reference in references(pod_spec) if reference.name not in made]
         there = await asyncio.gather(*(self._exists(namespace, reference) for reference in wanted))
         for reference, exists in zip(wanted, there, strict=True):
             if not exists:

@@ -12,13 +12,15 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from textgen_operator import apply, claims, leftovers, metrics
+from textgen_operator import apply, claims, leftovers, metrics, warming
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import was_applied
 from textgen_operator.events import Change, events_of
 from textgen_operator.inventory import NOTHING, Holdings
 from textgen_operator.kinds import (
     AUTOSCALERS,
+    CLAIMS,
+    JOBS,
     OPTIONAL,
     SCALED_OBJECTS,
     SERVICES_OF_OURS,
@@ -34,7 +36,7 @@ from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.render.pod import overrides
 from textgen_operator.render.service import url
 from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
-from textgen_operator.rollout import Course, Steering
+from textgen_operator.rollout.steering import Course, Steering
 from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of
 
 LOOK_AGAIN = 15.0
@@ -160,6 +162,8 @@ class Reconciler:
         obstacle, failure = _conflict(children) or await self._missing(meta, desired), None
         try:
             for child in await self._in_turn(meta, children) if obstacle is None else ():
+                if child.desired["kind"] == STATEFUL_SETS.name and (obstacle := _download(children)):
+                    child.disposition = Disposition.WAIT
                 await self._write(child)
             for pod in course.remove if course and obstacle is None else ():
                 await apply.replace_pod(self._client, pod)
@@ -207,7 +211,8 @@ class Reconciler:
 
     async def _missing(self, service: ObjectMeta, desired: list[Manifest]) -> Obstacle | None:
         pods = [manifest["spec"]["template"]["spec"] for manifest in desired if manifest["kind"] == STATEFUL_SETS.name]
-        missing = [await self._observer.missing(service.namespace, pod) for pod in pods]
+        made = {manifest["metadata"]["name"] for manifest in desired if manifest["kind"] == CLAIMS.name}
+        missing = [await self._observer.missing(service.namespace, pod, made) for pod in pods]
         return next(filter(None, missing), None)
 
     async def _observe(self, desired: Manifest, service: ObjectMeta) -> _Child:
@@ -217,6 +222,8 @@ class Reconciler:
 
     async def _write(self, child: _Child) -> None:
         """Do what is to be done about one object, and note it as it is then."""
+        if child.desired["kind"] == JOBS.name and child.live is not None:
+            return  # a Job cannot be changed, and what it downloads is in its name
         if child.disposition is Disposition.APPLY:
             child.live = await apply.apply(self._client, child.desired, child.live)
         elif child.disposition is Disposition.REPLACE and child.live is not None:
@@ -253,3 +260,9 @@ def _live(children: list[_Child], *kinds: Kind) -> Manifest | None:
         if kind_of(child.desired) in kinds and child.disposition is not Disposition.CONFLICT:
             return child.live
     return None
+
+
+def _download(children: list[_Child]) -> Obstacle | None:
+    """What of a download pods have to wait for; None when there is none, or when it is done."""
+    job = _live(children, JOBS)
+    return warming.obstacle(job) if job is not None else None

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from cluster.kube import Namespace, eventually
+from cluster.kube import Namespace, Refused, eventually
 from cluster.operator_process import Operator
 
-from textgen_operator.kinds import CLAIMS, PODS, SERVICES_OF_OURS, STATEFUL_SETS, Kind
+from textgen_operator.kinds import CLAIMS, JOBS, PODS, SERVICES_OF_OURS, STATEFUL_SETS, Kind
 
 STORAGE_CLASSES = Kind("storage.k8s.io/v1", "StorageClass", "storageclasses")
 
@@ -145,3 +145,54 @@ def test_claims_grow_without_a_restart_and_go_when_they_are_not_asked_for_any_mo
         namespace.stands("chat")
 
     eventually(gone)
+
+
+def test_pods_wait_until_a_shared_cache_is_filled(operator: Operator, namespace: Namespace) -> None:
+    once = {"type": "Shared", "accessModes": ["ReadWriteOnce"]}
+    with pytest.raises(Refused, match=r"cache.accessModes must hold ReadWriteMany"):
+        namespace.serve("chat", model="org/model", replicas=2, cache=once)
+    namespace.serve("chat", model="org/model", cache={"type": "Shared"})
+
+    def reason() -> Any:
+        return namespace.condition("chat", "Ready")["reason"]
+
+    def downloads() -> str:
+        names = [str(job["metadata"]["name"]) for job in namespace.list(JOBS)]
+        assert (len(names), reason()) == (1, "Downloading")
+        return names[0]
+
+    name = eventually(downloads)
+    assert not namespace.exists(STATEFUL_SETS, "chat")
+    namespace.get(CLAIMS, "chat-cache")
+    namespace.edit(JOBS, name, {"status": ended("Failed", "FailureTarget")}, "status")
+
+    def failed() -> None:
+        assert reason() == "DownloadFailed"
+
+    eventually(failed)
+    # Another model is another download, and the one that failed goes.
+    edit(namespace, revision="v2")
+
+    def another() -> str:
+        other = downloads()
+        assert other != name
+        return other
+
+    namespace.edit(JOBS, eventually(another), {"status": ended("Complete", "SuccessCriteriaMet")}, "status")
+    eventually(lambda: namespace.stands("chat"))
+    # What the claim was for is over.
+    edit(namespace, cache={"type": None})
+
+    def gone() -> None:
+        assert namespace.list(JOBS) == []
+        assert not namespace.exists(CLAIMS, "chat-cache")
+
+    eventually(gone)
+
+
+def ended(*conditions: str) -> dict[str, Any]:
+    """The status of a Job, as its controller would write it."""
+    time = "2026-01-01T00:00:00Z"
+    found = [{"type": kind, "status": "True", "reason": "Test", "lastTransitionTime": time} for kind in conditions]
+    done = {"completionTime": time, "succeeded": 1} if "Complete" in conditions else {"failed": 7}
+    return {"startTime": time, "conditions": found, **done}

@@ -58,7 +58,14 @@ def test_the_maximal_example_has_every_field() -> None:
     maximal = next(example for example in EXAMPLES if example.stem == "maximal")
     given = paths_of(yaml.safe_load(maximal.read_text())["spec"])
     # Other kinds of cache, of GPUs and of buckets have fields of their own.
-    others = {".cache.claimName", ".cache.path", ".gpu.claimTemplateName", ".storageSecretRef.name"}
+    others = {
+        ".cache.claimName",
+        ".cache.path",
+        ".cache.accessModes",
+        ".cache.warm",
+        ".gpu.claimTemplateName",
+        ".storageSecretRef.name",
+    }
     assert fields_of(Spec) - given == others | {".storageSecretRef.key"}
 
 
@@ -230,7 +237,9 @@ def test_every_mount_has_its_volume() -> None:
         assert mounted == volumes(cache=cache).keys() | claimed
 
 
-def test_the_cache_can_live_in_four_places() -> None:
+def test_the_cache_can_live_in_five_places() -> None:
+    shared = volumes(cache={"type": "Shared"})["cache"]
+    assert shared == {"name": "cache", "persistentVolumeClaim": {"claimName": "chat-cache"}}
     assert volumes()["cache"] == {"name": "cache", "emptyDir": {}}
     assert volumes(cache={"size": "9Gi"})["cache"]["emptyDir"] == {"sizeLimit": "9Gi"}
     existing = volumes(cache={"type": "Existing", "claimName": "weights"})["cache"]

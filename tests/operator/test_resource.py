@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a class for nothing": ({"cache": {"storageClassName": "x"}}, "spec.cache.type: cache.storageClassName and"),
     "a size for a claim of others": (
         {"cache": {"type": "Existing", "claimName": "x", "size": "1Gi"}},
-        "spec.cache.size: cache.size is for cache.type Ephemeral and PerReplica",
+        "spec.cache.size: cache.size is for cache.type Ephemeral, PerReplica and Shared",
     ),
     "a size without number": ({"sharedMemory": "big"}, "spec.sharedMemory: 'big' is not a quantity"),
     "no shared memory": ({"sharedMemory": "0"}, "spec.sharedMemory: must be a positive quantity"),

@@ -7,7 +7,7 @@ and a line in `render`.
 from collections.abc import Set
 
 from textgen_operator.kinds import Kind, Manifest
-from textgen_operator.render import disruption, monitor, policy, routes, scaling, statefulset
+from textgen_operator.render import cache, disruption, download, monitor, policy, routes, scaling, statefulset
 from textgen_operator.render import service as services
 from textgen_operator.render.defaults import Defaults
 from textgen_operator.resource import TextGenerationService
@@ -26,11 +26,14 @@ def render(service: TextGenerationService, defaults: Defaults, served: Set[Kind]
     Raises:
         pydantic.ValidationError: the server would not take the options that the spec asks for.
     """
+    pods = statefulset.render(service, defaults)
     return [
         services.render_headless(service),
         services.render(service),
         *policy.render(service),
-        statefulset.render(service, defaults),
+        *cache.shared_claim(service),
+        *download.render(service, defaults, pods["spec"]["template"]["spec"]),
+        pods,
         *disruption.render(service),
         *scaling.render(service),
         *routes.render(service),

@@ -23,8 +23,7 @@ def server_container(spec: Spec, defaults: Defaults) -> Manifest:
         "image": spec.image or defaults.image,
         "imagePullPolicy": spec.image_pull_policy,
         "args": server_args(spec),
-        "env": _env(spec),
-        **_env_from(spec),
+        **environment(spec),
         "ports": [{"name": PORT_NAME, "containerPort": SERVER_PORT, "protocol": "TCP"}],
         "resources": _resources(spec),
         "volumeMounts": volumes.mounts(spec),
@@ -55,6 +54,11 @@ def _probes(spec: Spec) -> dict[str, Manifest]:
 def _pre_stop(spec: Spec) -> dict[str, Manifest]:
     seconds = spec.drain.pre_stop_seconds
     return {"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}} if seconds else {}
+
+
+def environment(spec: Spec) -> Manifest:
+    """The container's `env` and `envFrom`."""
+    return {"env": _env(spec), **_env_from(spec)}
 
 
 def _env(spec: Spec) -> list[Manifest]:

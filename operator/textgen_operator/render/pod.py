@@ -50,7 +50,7 @@ def pod_spec(service: TextGenerationService, defaults: Defaults) -> Manifest:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [server_container(spec, defaults)],
-        "volumes": volumes.pod_volumes(spec),
+        "volumes": volumes.pod_volumes(service),
         **placement.render(service),
     }
     optional = {

@@ -3,14 +3,15 @@
 from textgen_operator.kinds import Manifest
 from textgen_operator.render import access, cache, sources
 from textgen_operator.render.server_args import CACHE_FOLDER
-from textgen_operator.resource import Spec
+from textgen_operator.resource import Spec, TextGenerationService
 
 
-def pod_volumes(spec: Spec) -> list[Manifest]:
+def pod_volumes(service: TextGenerationService) -> list[Manifest]:
     """The volumes of the pod."""
+    spec = service.spec
     shared_memory = spec.shared_memory or f"{spec.num_shards}Gi"
     return [
-        *cache.pod_volumes(spec.cache),
+        *cache.pod_volumes(service),
         *sources.volumes(spec),
         *access.volumes(spec),
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},

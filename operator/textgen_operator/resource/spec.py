@@ -155,6 +155,15 @@ class Spec(Part):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
+            "cache.accessModes must hold ReadWriteMany where several replicas share the claim: several nodes mount it",
+            "self.replicas <= 1 || !has(self.cache) || !has(self.cache.accessModes) || "
+            "size(self.cache.accessModes) == 0 || self.cache.accessModes.exists(m, m == 'ReadWriteMany')",
+            lambda spec: (
+                spec.replicas <= 1 or not spec.cache.access_modes or "ReadWriteMany" in spec.cache.access_modes
+            ),
+            ".cache.accessModes",
+        ),
+        Rule(
             "model must be an id on the hub (org/name or hf://org/name), s3://BUCKET/PATH, gs://BUCKET/PATH, "
             "pvc://CLAIM/PATH, an absolute path inside the pod, or package://NAME",
             f"self.model.matches('^({MODEL})$')",

@@ -79,6 +79,8 @@ def _accepted(obstacle: Obstacle | None) -> Verdict:
 
 
 def _model_ready(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
+    if observed.obstacle and observed.obstacle.reason in ("Downloading", "DownloadFailed"):
+        return Verdict(MODEL_READY, "False", observed.obstacle.reason, observed.obstacle.message)
     if observed.all_ready or any(map(is_ready, current_pods(observed))):
         return Verdict(MODEL_READY, "True", "Loaded", "A pod serves the model")
     if diagnosis and diagnosis.reason in MODEL_REASONS:

@@ -6,7 +6,7 @@ from textgen_operator.diagnosis import Evidence
 from textgen_operator.events import Change
 from textgen_operator.kinds import Kind, Manifest
 from textgen_operator.resource import TextGenerationService
-from textgen_operator.rollout import Course
+from textgen_operator.rollout.steering import Course
 from textgen_operator.status.progress import Progress
 
 
@@ -15,7 +15,8 @@ class Obstacle:
     """Why the spec could not be put into effect.
 
     Attributes:
-        reason: InvalidSpec, SecretNotFound, ClaimNotFound, NameConflict, UnsupportedCluster or ReconcileError.
+        reason: InvalidSpec, SecretNotFound, ClaimNotFound, NameConflict, UnsupportedCluster, Downloading,
+            DownloadFailed or ReconcileError.
         message: what is in the way, and what to do.
         accepted: whether the spec as such is fine.
     """

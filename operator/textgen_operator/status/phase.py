@@ -17,6 +17,8 @@ def phase_of(observed: Observed, diagnosis: Diagnosis | None) -> str:
         diagnosis: what keeps it from being ready.
     """
     serves = observed.counts["readyReplicas"] > 0
+    if observed.obstacle and observed.obstacle.reason == "Downloading":
+        return "Updating" if serves else "Downloading"
     if observed.obstacle:
         return "Degraded" if serves else "Failed"
     if observed.statefulset and observed.wanted == 0:
