@@ -72,7 +72,7 @@ def main() -> int:
     try:
         return _run(orders)
     except TextgenError as error:
-        _log.error("%s", error)
+        _log.error("%s", error, extra={"fields": {"error_type": error.error_type}})
         return StartupError.exit_code
 
 
