@@ -11,6 +11,7 @@ from textgen_server.layers.qkv import grouped
 from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig, flag
+from textgen_server.models.decoder import Decoder
 
 
 class BloomLayer(nn.Module):
@@ -40,16 +41,16 @@ class BloomLayer(nn.Module):
         )
         self.normed_residual = flag(config.raw, "apply_residual_connection_post_layernorm", False)
 
-    def forward(self, x: Tensor, batch: AttentionBatch, cache: LayerCache) -> Tensor:
+    def forward(self, x: Tensor, rotary: None, batch: AttentionBatch, cache: LayerCache) -> Tensor:
         normed = self.input_norm(x)
         x = normed if self.normed_residual else x
-        x = x + self.attention(normed, None, batch, cache.keys, cache.values)
+        x = x + self.attention(normed, rotary, batch, cache.keys, cache.values)
         normed = self.mlp_norm(x)
         out: Tensor = (normed if self.normed_residual else x) + self.mlp(normed)
         return out
 
 
-class BloomForCausalLM(nn.Module):
+class BloomForCausalLM(Decoder):
     """The whole decoder."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None:
@@ -59,18 +60,12 @@ class BloomForCausalLM(nn.Module):
         self.cache_spec = CacheSpec(config.num_layers, heads.kv_count, config.head_dim)
         self.embedding = build.embedding(f"{root}word_embeddings.weight", config.vocab_size)
         self.embedding_norm = build.layer_norm(f"{root}word_embeddings_layernorm", config.norm_eps)
+        self.rotary = None
         self.layers = nn.ModuleList(BloomLayer(config, build, f"{root}h.{index}") for index in range(config.num_layers))
         self.norm = build.layer_norm(f"{root}ln_f", config.norm_eps)
         head = f"{root}word_embeddings.weight" if config.tied_embeddings else "lm_head.weight"
         self.head = build.output_head(head, config.vocab_size)
 
-    def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embedding_norm(self.embedding(tokens))
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.head(hidden)
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        out: Tensor = self.embedding_norm(super().embed(tokens, positions))
         return out

@@ -1,4 +1,4 @@
-"""The course of a decoder whose layers turn by position, or need no telling. Families set its parts."""
+"""The course of a decoder. Families set its parts."""
 
 from torch import Tensor, nn
 
@@ -20,14 +20,14 @@ class Decoder(nn.Module):
     norm: nn.Module
     head: nn.Module
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Tokens [T] -> what the first layer gets, [T, hidden]."""
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Tokens [T] at positions [T] -> what the first layer gets, [T, hidden]."""
         out: Tensor = self.embedding(tokens)
         return out
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
         """See models.base.CausalModel."""
-        x = self.embed(tokens)
+        x = self.embed(tokens, positions)
         rotary = None if self.rotary is None else self.rotary.at(positions)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, rotary, batch, cache)

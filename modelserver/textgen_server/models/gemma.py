@@ -35,5 +35,5 @@ class GemmaForCausalLM(LlamaForCausalLM):
         # As trained: rounded to the type of the numbers.
         self.scale = torch.tensor(config.hidden_size**0.5, dtype=build.loader.dtype).item()
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        return super().embed(tokens) * self.scale
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        return super().embed(tokens, positions) * self.scale

@@ -37,7 +37,7 @@ class Gemma3ForCausalLM(Gemma2ForCausalLM):
         return config.windows(lambda layer: (layer + 1) % pattern != 0)
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embed(tokens)
+        x = self.embed(tokens, positions)
         rotary, local = self.rotary.at(positions), self.local_rotary.at(positions)
         for layer, slides, cache in zip(self.layers, self.slides, caches, strict=True):
             x = layer(x, local if slides else rotary, batch, cache)

@@ -14,6 +14,7 @@ from textgen_server.layers.qkv import stacked
 from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig, flag
+from textgen_server.models.decoder import Decoder
 
 
 class GPT2Layer(nn.Module):
@@ -44,13 +45,13 @@ class GPT2Layer(nn.Module):
     def qkv(cls, config: ModelConfig, heads: Heads, name: str) -> list[Piece]:
         return stacked(name, heads, config.head_dim, config.num_heads, config.num_kv_heads)
 
-    def forward(self, x: Tensor, batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        x = x + self.attention(self.input_norm(x), None, batch, cache.keys, cache.values)
+    def forward(self, x: Tensor, rotary: None, batch: AttentionBatch, cache: LayerCache) -> Tensor:
+        x = x + self.attention(self.input_norm(x), rotary, batch, cache.keys, cache.values)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
 
 
-class GPT2LMHeadModel(nn.Module):
+class GPT2LMHeadModel(Decoder):
     """The whole decoder."""
 
     layer: ClassVar[type[GPT2Layer]] = GPT2Layer
@@ -65,6 +66,7 @@ class GPT2LMHeadModel(nn.Module):
         self.cache_spec = CacheSpec(config.num_layers, heads.kv_count, config.head_dim)
         self.embedding = build.embedding(f"{root}wte.weight", config.vocab_size)
         self.positions = build.vector(f"{root}wpe.weight")
+        self.rotary = None
         self.layers = nn.ModuleList(
             self.layer(config, build, f"{root}h.{index}", index) for index in range(config.num_layers)
         )
@@ -72,13 +74,5 @@ class GPT2LMHeadModel(nn.Module):
         head = f"{root}wte.weight" if config.tied_embeddings else "lm_head.weight"
         self.head = build.output_head(head, config.vocab_size)
 
-    def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embedding(tokens) + F.embedding(positions, self.positions)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.head(hidden)
-        return out
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        return super().embed(tokens, positions) + F.embedding(positions, self.positions)
