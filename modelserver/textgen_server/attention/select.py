@@ -32,7 +32,8 @@ def choose(
     runnable = [known for known, obstacle in obstacles.items() if obstacle is None]
     if name is None and not runnable:
         reasons = "; ".join(f"{known} {obstacle}" for known, obstacle in obstacles.items())
-        raise StartupError(f"No attention backend runs on {device_type} in {_short(dtype)}: {reasons}")
+        kept = "" if cached == dtype else f" with --kv-cache-dtype {cache_name(cached)}"
+        raise StartupError(f"No attention backend runs on {device_type} in {_short(dtype)}{kept}: {reasons}")
     wanted = runnable[0] if name is None else name
     if obstacles.get(wanted, "is not known") is not None:
         alternatives = f"choose among {', '.join(runnable)}" if runnable else "no other can either"

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from textgen_server.errors import CheckpointError
 from textgen_server.weights.checkpoint import Checkpoint
+from textgen_server.weights.damage import what_is_wrong
 
 MIB = 1 << 20
 
@@ -182,3 +183,11 @@ def test_smollm2_has_its_parameters(smollm2_folder: Path) -> None:
     assert checkpoint.num_bytes == 134_515_008 * 4
     assert checkpoint.shape("model.embed_tokens.weight") == (49152, 576)
     assert "lm_head.weight" not in checkpoint
+
+
+def test_a_file_that_is_larger_than_memory_is_not_called_damaged(tmp_path: Path) -> None:
+    """The kernel refuses to map one that could never be held."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(10))
+    error = RuntimeError(f"unable to mmap 10 bytes from file <{path}>: Cannot allocate memory (12)")
+    assert what_is_wrong(path, error).endswith("cannot be mapped, because it is larger than this machine's memory")
