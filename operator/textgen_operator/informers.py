@@ -1,7 +1,7 @@
 """Watches on what the operator owns; each change puts the service that it belongs to into the work queue.
 
 Own list and watch, because only this tells of objects that vanished while the watch was down, and only metadata is
-asked for: the reconciler reads the objects themselves, fresh. Started by the controller, one for each kind and
+asked for: the reconciler reads the objects themselves, fresh. Started by the inventory, one for each kind and
 namespace.
 """
 
@@ -41,7 +41,6 @@ class Informer:
     """
 
     def __init__(self, client: Client, kind: Kind, namespace: str | None, notify: Callable[[ServiceKey], None]) -> None:
-        self.kind = kind
         self._client = client
         self._path = kind.path(namespace)
         self._notify = notify
