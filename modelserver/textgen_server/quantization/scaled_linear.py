@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.native.ops import NativeInt8Linear, fit
 from textgen_server.quantization.scaled import Scaled, as_float, joined, rounded, rounded_in_groups
 
 # Devices from here on multiply numbers of type float8: Ada and Hopper.
@@ -32,6 +33,8 @@ def scaled_layer(block: Scaled, device: torch.device) -> nn.Module:
     by_rows = block.scales.shape[1] == 1 and block.rounding is not None
     if by_rows and block.codes.dtype == torch.int8 and _fits_int8(block, device):
         return Int8Product(held)
+    if block.scales.shape[1] == 1 and block.rounding is None and block.codes.dtype == torch.int8 and fit(held.scales):
+        return NativeInt8Linear(held.codes, held.scales)
     if device.type == "cpu":
         return Dequantizing(held)
     if by_rows and block.codes.dtype == torch.float8_e4m3fn and _fits_float8(block, device):
