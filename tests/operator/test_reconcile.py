@@ -1,5 +1,6 @@
 """One look at one service, against an emulated API server."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ from kube_emulator import resource
 from operator_samples import custom_resource
 
 from textgen_operator.client import ApiError, Client
-from textgen_operator.kinds import EVENTS, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.kinds import CLAIMS, EVENTS, JOBS, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
 from textgen_operator.reconcile import LOOK_AGAIN, Reconciler
 from textgen_operator.render import Defaults
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
@@ -218,3 +219,43 @@ async def test_every_write_is_ours_by_name(reconciler: Reconciler, cluster: Kube
     await reconciler.reconcile("models", "chat")
     managers = {request.params["fieldManager"] for request in cluster if request.method.value == "PATCH"}
     assert managers == {FIELD_MANAGER}
+
+
+async def test_killed_at_any_write_the_next_operator_ends_where_it_would_have_ended(
+    client: Client, cluster: KubernetesEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = client._send
+    left = 0
+
+    async def send_until_killed(method: str, path: str, **options: Any) -> Any:
+        nonlocal left
+        if method != "GET":
+            if left == 0:
+                raise KilledError
+            left -= 1
+        return await send(method, path, **options)
+
+    async def look() -> None:
+        await Reconciler(client, Defaults(image="server:test"), clock=lambda: NOW).reconcile("models", "chat")
+
+    for kind in (CLAIMS, JOBS):
+        cluster.resources[resource(kind)] = {}
+    monkeypatch.setattr(client, "_send", send_until_killed)
+    for writes_before in range(3):
+        # There and back: each makes the StatefulSet anew.
+        for cache in ({"type": "PerReplica"}, {"type": "Ephemeral"}):
+            put(cluster, SERVICES_OF_OURS, custom_resource(cache=cache), uid="uid-of-chat", generation=1)
+            left = writes_before
+            with suppress(KilledError):
+                await look()
+                await look()
+            left = -1
+            await look()
+            await look()
+            claims = stored(cluster, STATEFUL_SETS)["spec"].get("volumeClaimTemplates", [])
+            assert len(claims) == (1 if cache["type"] == "PerReplica" else 0)
+            assert condition(cluster, "Accepted")["status"] == "True"
+
+
+class KilledError(BaseException):
+    """The process ends here."""
