@@ -153,7 +153,10 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("scaling", "complaint"),
         [
-            ({"rope_type": "3d"}, "rope_type '3d' is not supported; supported: linear, dynamic, llama3, yarn, longrope"),
+            (
+                {"rope_type": "3d"},
+                "rope_type '3d' is not supported; supported: linear, dynamic, llama3, yarn, longrope",
+            ),
             (
                 {"rope_type": "longrope", "original_max_position_embeddings": 64, "short_factor": [1.0, "2"]},
                 "short_factor of the rope scaling must list 4 numbers above 0",

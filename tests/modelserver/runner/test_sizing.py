@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,25 @@ def test_main_memory_is_taken_as_asked_and_as_there_is(
     sized = sizer(longest, cpu_kv_cache_gib=gib)
     blocks = len(sized.cache(sized.largest_step(64))[0].keys)
     assert blocks * LAYOUT.block_bytes == pytest.approx(expected, rel=0.04)
+
+
+class Crowded(CacheLayout):
+    """For a device that holds 100 blocks."""
+
+    def allocate(self, num_blocks: int, device: torch.device) -> Caches:
+        if num_blocks > 100:
+            raise torch.OutOfMemoryError
+        return super().allocate(num_blocks, device)
+
+
+def test_a_cache_that_turns_out_not_to_fit_is_tried_smaller(free: object, caplog: pytest.LogCaptureFixture) -> None:
+    free(100 * MIB)
+    crowded = replace(
+        sizer(cpu_kv_cache_gib=0.001), layout=Crowded(*(getattr(LAYOUT, field.name) for field in fields(LAYOUT)))
+    )
+    caches = crowded.cache(crowded.largest_step(64))
+    assert 90 <= len(caches[0].keys) <= 100
+    assert "262 blocks of KV cache would fit, and did not" in caplog.text
 
 
 def test_a_container_that_is_full_gets_no_cache(free: object) -> None:
