@@ -17,6 +17,7 @@ from textgen_operator.render import Defaults, render
 from textgen_operator.render.container import CONTAINER_NAME
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.resource import ObjectMeta, TextGenerationService
+from textgen_operator.rollout.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ async def make_plan(client: Client, service: TextGenerationService, image: str |
     statefulset = await client.get(STATEFUL_SETS.path(meta.namespace, meta.name))
     served = {kind for kind in OPTIONAL if await client.get(f"/apis/{kind.api_version}") is not None}
     desired = render(service, _defaults(image, live, statefulset), served)
+    desired = [await _steered(client, service, each, statefulset) for each in desired]
     steps = [await _step(client, service.metadata, each, served) for each in desired]
     steps += await _leftovers(client, service.metadata, desired, served)
     return Plan(service, refusal, steps, statefulset)
@@ -114,6 +116,17 @@ def _defaults(image: str | None, live: Manifest | None, statefulset: Manifest | 
         return Defaults()
     containers = statefulset["spec"]["template"]["spec"]["containers"]
     return Defaults(image=next(each["image"] for each in containers if each["name"] == CONTAINER_NAME))
+
+
+async def _steered(
+    client: Client, service: TextGenerationService, desired: Manifest, live: Manifest | None
+) -> Manifest:
+    """The StatefulSet as the operator would apply it: pods of an earlier operator stay, secrets are marked."""
+    if desired["kind"] != STATEFUL_SETS.name or (live is not None and not is_ours(live, service.metadata)):
+        return desired
+    course = await Steering(client).course(service, desired, live)
+    # Not the count of one moment of a rollout, but that of its end.
+    return course.manifest | {"spec": course.manifest["spec"] | {"replicas": course.wanted}}
 
 
 async def _step(client: Client, service: ObjectMeta, desired: Manifest, served: Set[Kind]) -> Step:
@@ -193,19 +206,31 @@ def describe(plan: Plan) -> str:
 def _of_pods(plan: Plan) -> str:
     if plan.statefulset is None or not plan.statefulset["spec"]["replicas"]:
         return ""
-    if not plan.restarts:
+    rollout = plan.service.spec.rollout
+    if not plan.restarts or rollout.paused:
         return "pods: none restarts"
-    count = min(plan.statefulset["spec"]["replicas"], plan.service.spec.replicas)
-    return f"pods: {count} restart, one after the other; each is gone before its successor comes"
+    first = rollout.partition if rollout.strategy == "Rolling" else 0
+    count = max(0, min(plan.statefulset["spec"]["replicas"], plan.service.spec.replicas) - first)
+    return f"pods: {count} restart, {_PACE[rollout.strategy]}"
+
+
+_PACE = {
+    "Rolling": "one after the other; each is gone before its successor comes",
+    "Recreate": "all at once; none answers meanwhile",
+    "Surge": "one after the other, beside one pod more",
+    "OnDelete": "each when somebody deletes it",
+}
 
 
 def _of_gpus(plan: Plan) -> str:
-    """GPUs before, at the most and after: each replica has those of its old or of its new pod, never both."""
+    """GPUs before, at the most and after: a replica has those of its old or of its new pod, and Surge one pod more."""
     gpu = plan.service.spec.gpu
     before, after = _gpus_of(plan.statefulset, gpu.resource_name), [gpu.count] * plan.service.spec.replicas
     width = max(len(before), len(after))
     padded = [counts + [0] * (width - len(counts)) for counts in (before, after)]
     peak = sum(max(pair) for pair in zip(*padded, strict=True))
+    if plan.restarts and plan.service.spec.rollout.strategy == "Surge":
+        peak += gpu.count
     if not peak:
         return ""
     return f"GPUs ({gpu.resource_name}): {sum(before)} now, {peak} at peak, {sum(after)} afterwards"

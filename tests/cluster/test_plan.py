@@ -57,6 +57,7 @@ def test_a_plan_tells_what_would_change_and_changes_nothing(
     code, text = plan(plane, namespace, tmp_path, gpu=gpu, cache=cache | {"storageClassName": "fast"})
     assert code == 1
     assert "refused: " in text
-    assert "cache.size and cache.storageClassName cannot be changed" in text
+    assert "spec.cache: " in text
+    assert "storageClassName" in text
     after = namespace.get(STATEFUL_SETS, "chat")
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
