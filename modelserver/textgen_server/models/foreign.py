@@ -92,6 +92,13 @@ def _spec(
     return AttentionSpec(heads, kv_heads, dim, dim**-0.5 if scale is None else float(scale), window, None, softcap)
 
 
+def _sliding_layers(config: ModelConfig) -> int | None:
+    """How many layers should have a window; None where config.json does not say."""
+    theirs = config.foreign.config if config.foreign else None
+    kinds = getattr(theirs, "layer_types", None)
+    return kinds.count("sliding_attention") if kinds and getattr(theirs, "sliding_window", None) else None
+
+
 def _refusal(model_type: str, reason: str) -> str:
     return f"config.json: model_type {model_type!r} cannot be served: {reason}"
 
@@ -137,6 +144,8 @@ class ForeignForCausalLM(nn.Module):
         for module in self.theirs.modules():
             module.textgen_paged = self.paged
         self.decoder: nn.Module = self.theirs.get_decoder()
+        if self.decoder is self.theirs.get_output_embeddings():  # which some call their decoder
+            self.decoder = self.theirs.base_model
         self.given = _Given()
         self.theirs.set_submodule(self._place(config), self.given)
         self.cache_spec = self._observe(config, build)
@@ -157,6 +166,8 @@ class ForeignForCausalLM(nn.Module):
         if len(specs) != config.num_layers:
             reason = f"{config.num_layers} layers attend {len(specs)} times through transformers' attention interface"
             raise CheckpointError(_refusal(config.model_type, reason))
+        if _sliding_layers(config) not in (None, sum(spec.window is not None for spec in specs)):
+            raise CheckpointError(_refusal(config.model_type, "its sliding layers do not tell attention their window"))
         if len({(spec.num_kv_heads, spec.head_dim) for spec in specs}) > 1:
             raise CheckpointError(_refusal(config.model_type, "its layers have different numbers or sizes of heads"))
         if obstacle := build.attention.obstacle(specs[0].head_dim):
