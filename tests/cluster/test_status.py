@@ -96,7 +96,7 @@ ILLS: dict[str, tuple[dict[str, Any], str]] = {
     "CrashLoopBackOff": (ended(1, message="no such model: org/typo"), "with code 1, after saying: no such model"),
     "OOMKilled": (ended(137, "OOMKilled"), "resources.limits.memory"),
     "GatedModel": (ended(1, message=GATED), "accept its terms"),
-    "GPUOutOfMemory": (ended(1, message=FULL_GPU), "exited with code 1: it does not fit"),
+    "GPUOutOfMemory": (ended(1, message=FULL_GPU), "exited with code 1: the model does not fit"),
 }
 """Reason of Ready -> what the kubelet says of the container, and what the message has of it."""
 
