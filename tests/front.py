@@ -73,7 +73,7 @@ class FakeEngine:
         running, aborted: requests in progress, and those that were closed before their last token.
         delivered: tokens of all requests so far.
         fail_after, error: raise `error` in place of the token with this index.
-        hang_after: never bring the token with this index.
+        hang_after: do not bring the token with this index before `released`.
         truncate_after: end without a last token there.
         cached_tokens: of every prompt.
         logprobs: of the tokens of the first request, the second, and so on; -0.5 for those that are not listed.
@@ -90,6 +90,7 @@ class FakeEngine:
         self.fail_after: int | None = None
         self.error: Exception = EngineUnavailable("the engine died")
         self.hang_after: int | None = None
+        self.released = asyncio.Event()
         self.truncate_after: int | None = None
         self.logprobs: list[float] = []
         self.status_hangs = False
@@ -161,7 +162,7 @@ class FakeEngine:
         if index == self.truncate_after:
             raise IncompleteGeneration("the engine ended the request without a last token")
         if index == self.hang_after:
-            await asyncio.Event().wait()
+            await self.released.wait()
         await asyncio.sleep(self.pace)
 
     async def load_adapter(self, name: str, folder: Path) -> None:

@@ -66,19 +66,20 @@ async def test_pages_load_nothing_from_elsewhere(front: Front, path: str) -> Non
 
 
 async def test_an_answer_streams_in_and_is_measured(browser: Browser, front: Front, address: str) -> None:
-    front.engine.pace = 0.02
+    front.engine.hang_after = len(front.engine.script) - 1
     await opened(browser, address)
     await browser.type("#prompt", "hello")
     await browser.press(ENTER)
     await browser.until("document.querySelector('.busy .says')?.innerText.startsWith('deep')")
     assert await browser.text(".answer .says") != TEXT
+    front.engine.released.set()
     await browser.until(ENDED)
     assert await browser.text(".answer .says") == TEXT
     numbers = await browser.text(".numbers")
     measured = re.search(r"(\d+) tokens\s+([\d.]+) tokens/s\s+(\d+) ms to the first\s+complete", numbers)
     assert measured, numbers
     assert int(measured[1]) == len(front.engine.script) + 1  # and end-of-sequence
-    assert 5 < float(measured[2]) <= 1 / front.engine.pace
+    assert float(measured[2]) > 0
     assert await browser.complaints() == []
 
 

@@ -187,6 +187,7 @@ async def test_leaving_early_aborts_and_so_does_losing_the_client(wire: Wire):
     leave = engine.submit(EngineRequest([1], 900), receiver)
     await until(lambda: len(wire.loop.scheduler) == 1)
     leave()
+    await until(lambda: not wire.loop._inbox.empty())  # the engine has heard of it, but for its step
     wire.executor.gate.set()
     await until(lambda: not len(wire.loop.scheduler))
     assert len(wire.executor.plans) < 900
