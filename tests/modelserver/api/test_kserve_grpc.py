@@ -328,7 +328,7 @@ async def test_keys_are_those_of_http(make_front: Callable[..., Front]) -> None:
             assert (await refused(stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=metadata)))[
                 0
             ] == "UNAUTHENTICATED"
-            # It is refused before anything is written: grpc.aio takes a write that comes too late for an INTERNAL error.
+            # Refused before anything is written: grpc.aio takes a write that comes too late for an INTERNAL error.
             assert (await refused(stub.ModelStreamInfer(metadata=metadata).read()))[0] == "UNAUTHENTICATED"
         assert front.engine.requests == []
         assert texts(await stub.ModelInfer(request(), metadata=right)) == [TEXT]
