@@ -1,6 +1,8 @@
 // Vectors of floats, as wide as the machine that this is compiled for has them.
 #pragma once
 
+#include <immintrin.h>
+
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -16,13 +18,19 @@ constexpr int TILE_COLUMNS = 2 * LANES;
 
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 
 inline Vec load(const float *from) { return *reinterpret_cast<const Unaligned *>(from); }
+
+// GCC makes scalar code of __builtin_convertvector for bytes.
 inline Vec load(const int8_t *from) {
-    return __builtin_convertvector(*reinterpret_cast<const Bytes *>(from), Vec);
+#if defined(__AVX512F__)
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+#else
+    return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+#endif
 }
+
 inline void store(float *to, Vec value) { *reinterpret_cast<Unaligned *>(to) = value; }
 inline Vec splat(float value) { return Vec{} + value; }
 
