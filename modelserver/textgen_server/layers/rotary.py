@@ -184,21 +184,16 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + dim/2]) of the last dimension by its position's angle. x: [T, heads, dim].
+    """Turn each pair (x[i], x[i + dim/2]) of the first `dim` features of each head by its position's angle; the others
+    stay. x: [T, heads, head_dim]; cos, sin: [T, 1, dim].
 
     The result may be x itself, turned in place.
     """
     if fit(x, cos, sin) and x.stride()[1:] == (x.shape[2], 1):
         rotate_(x, cos, sin)
         return x
-    first, second = x.chunk(2, dim=-1)
-    return torch.addcmul(x * cos, torch.cat([-second, first], dim=-1), sin)
-
-
-def rotate_part(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same for the first features of each head, as many as cos and sin have; the others stay."""
     dim = cos.shape[-1]
-    if fit(x, cos, sin) and x.stride()[1:] == (x.shape[2], 1):
-        rotate_(x, cos, sin)
-        return x
-    return torch.cat([rotate(x[..., :dim], cos, sin), x[..., dim:]], dim=-1)
+    turning, rest = x[..., :dim], x[..., dim:]
+    first, second = turning.chunk(2, dim=-1)
+    turned = torch.addcmul(turning * cos, torch.cat([-second, first], dim=-1), sin)
+    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned

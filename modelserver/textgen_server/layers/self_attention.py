@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
 from textgen_server.layers.build import Builder, Piece
 from textgen_server.layers.partition import Heads
-from textgen_server.layers.rotary import rotate, rotate_part
+from textgen_server.layers.rotary import rotate
 
 
 class SelfAttention(nn.Module):
@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
         self.qkv = build.columns(qkv)
         self.out = build.rows(out, heads.q_start * dim, heads.q_count * dim, summed)
         self.attention = build.attention(spec)
-        self.rotate = (rotate if rotary_dim == dim else rotate_part) if rotary_dim else None
+        self.rotates = rotary_dim > 0
         self.head_norm = head_norm
 
     def forward(
@@ -46,8 +46,8 @@ class SelfAttention(nn.Module):
         qk, v = qkv.split([q_count + kv_count, kv_count], dim=1)
         if self.head_norm is not None:
             qk = self.head_norm(qk)
-        if self.rotate is not None and rotary is not None:
-            qk = self.rotate(qk, *rotary)
+        if self.rotates and rotary is not None:
+            qk = rotate(qk, *rotary)
         q, k = qk.split(self.sizes, dim=1)
         attended = self.attention.forward(q, k, v, keys, values, batch)
         out: Tensor = self.out(attended.reshape(len(x), q_count * self.head_dim))

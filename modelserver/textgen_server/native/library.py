@@ -8,7 +8,6 @@ image does, which has no compiler when it runs.
 
 import argparse
 import ctypes
-import functools
 import hashlib
 import logging
 import os
@@ -122,7 +121,6 @@ def _sources() -> list[Path]:
     return sorted([*FOLDER.glob("*.cpp"), *FOLDER.glob("*.h")])
 
 
-@functools.cache
 def _cpu_flags() -> frozenset[str]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -31,7 +31,7 @@ class NativeLinear(nn.Module):
         super().__init__()
         library = _kernels()
         self.packed = _packed(weight, library.textgen_pack)
-        self.features, self.depth = weight.shape
+        self.features = len(weight)
         self.bias = None if bias is None else bias.contiguous()
         self._multiply = library.textgen_linear
 
@@ -46,7 +46,7 @@ class NativeInt8Linear(nn.Module):
         super().__init__()
         library = _kernels()
         self.packed = _packed(codes, library.textgen_pack_int8)
-        self.features, self.depth = codes.shape
+        self.features = len(codes)
         self.scales = scales.flatten().contiguous()
         self._multiply = library.textgen_linear_int8
 
@@ -93,7 +93,7 @@ def silu_and_multiply(gate_up: Tensor) -> Tensor:
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Turn x [T, heads, head_dim] in place, as layers.rotary.rotate_part does; rows of x may lie apart.
+    """Turn x [T, heads, head_dim] in place, as layers.rotary.rotate does; rows of x may lie apart.
 
     cos and sin: [T, 1, dim], contiguous.
     """

@@ -19,7 +19,14 @@ from torch import Tensor
 from textgen_server.errors import CheckpointError
 from textgen_server.quantization.grouped import Grouped
 from textgen_server.quantization.packing import unpack
-from textgen_server.quantization.unpacked import Range, check_dtype, check_shape, matrix_shape, whole_number
+from textgen_server.quantization.unpacked import (
+    Range,
+    check_dtype,
+    check_shape,
+    matrix_shape,
+    whole_group_size,
+    whole_number,
+)
 from textgen_server.weights.checkpoint import Checkpoint
 
 _PER_WORD = 8
@@ -44,9 +51,7 @@ class Awq:
         bits = whole_number(fields, where, ("bits", "w_bit"))
         if bits != cls.bits:
             raise CheckpointError(f"{where}: bits of AWQ must be 4, not {bits}; {_REMEDY}")
-        group_size = whole_number(fields, where, ("group_size", "q_group_size"), -1)
-        if group_size < 1 and group_size != -1:
-            raise CheckpointError(f"{where}: group_size must be -1 or above 0, not {group_size}")
+        group_size = whole_group_size(fields, where, ("group_size", "q_group_size"))
         name = next((name for name in ("version", "format", "checkpoint_format") if fields.get(name)), "version")
         if str(fields.get(name, "gemm")).lower() != "gemm":
             raise CheckpointError(f"{where}: {name} {fields[name]!r} cannot be read; {_REMEDY}")

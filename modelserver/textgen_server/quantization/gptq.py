@@ -19,7 +19,14 @@ from torch import Tensor
 from textgen_server.errors import CheckpointError
 from textgen_server.quantization.grouped import Grouped
 from textgen_server.quantization.packing import unpack, words_for
-from textgen_server.quantization.unpacked import Range, check_dtype, check_shape, matrix_shape, whole_number
+from textgen_server.quantization.unpacked import (
+    Range,
+    check_dtype,
+    check_shape,
+    matrix_shape,
+    whole_group_size,
+    whole_number,
+)
 from textgen_server.weights.checkpoint import Checkpoint
 
 BITS = (2, 3, 4, 8)
@@ -49,9 +56,7 @@ class Gptq:
         bits = whole_number(fields, where, ("bits",))
         if bits not in BITS:
             raise CheckpointError(f"{where}: bits of GPTQ must be 2, 3, 4 or 8, not {bits}; {_REMEDY}")
-        group_size = whole_number(fields, where, ("group_size",), -1)
-        if group_size < 1 and group_size != -1:
-            raise CheckpointError(f"{where}: group_size must be -1 or above 0, not {group_size}")
+        group_size = whole_group_size(fields, where)
         _check_layers_are_alike(fields, where)
         return cls(bits, group_size, _format(fields, where) == "gptq")
 

@@ -21,7 +21,14 @@ from torch import Tensor
 from textgen_server.errors import CheckpointError
 from textgen_server.quantization.grouped import Grouped
 from textgen_server.quantization.packing import unpack
-from textgen_server.quantization.unpacked import Range, check_dtype, check_shape, matrix_shape, whole_number
+from textgen_server.quantization.unpacked import (
+    Range,
+    check_dtype,
+    check_shape,
+    matrix_shape,
+    whole_group_size,
+    whole_number,
+)
 from textgen_server.weights.checkpoint import Checkpoint
 
 _BITS = 4
@@ -42,13 +49,10 @@ class Marlin:
     @classmethod
     def from_config(cls, fields: dict[str, Any], where: str) -> "Marlin":
         """Read a `quantization_config`; `where` names it in complaints. Raises CheckpointError as it must."""
-        bits, group_size = (
-            whole_number(fields, where, (name,), usual) for name, usual in (("bits", 4), ("group_size", -1))
-        )
+        bits = whole_number(fields, where, ("bits",), 4)
         if bits != _BITS:
             raise CheckpointError(f"{where}: bits of Marlin must be 4, not {bits}; {_REMEDY}")
-        if group_size < 1 and group_size != -1:
-            raise CheckpointError(f"{where}: group_size must be -1 or above 0, not {group_size}")
+        group_size = whole_group_size(fields, where)
         if fields.get("desc_act") or not fields.get("sym", True):
             raise CheckpointError(f"{where}: desc_act and zeros cannot be in Marlin's layout; {_REMEDY}")
         return cls(group_size)

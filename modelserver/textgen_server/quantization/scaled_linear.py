@@ -30,14 +30,15 @@ def scaled_layer(block: Scaled, device: torch.device) -> nn.Module:
     """x [..., in] -> x W^T [..., out], in the type of x, by the fastest way that there is for `block` on `device`."""
     codes = block.codes.to(device).contiguous()
     held = Scaled(codes, block.scales.to(device), block.group_size, block.first, block.rounding)
-    by_rows = block.scales.shape[1] == 1 and block.rounding is not None
-    if by_rows and block.codes.dtype == torch.int8 and _fits_int8(block, device):
-        return Int8Product(held)
-    if block.scales.shape[1] == 1 and block.rounding is None and block.codes.dtype == torch.int8 and fit(held.scales):
-        return NativeInt8Linear(held.codes, held.scales)
+    by_rows, rounds = block.scales.shape[1] == 1, block.rounding is not None
+    if by_rows and block.codes.dtype == torch.int8:
+        if rounds and _fits_int8(block, device):
+            return Int8Product(held)
+        if not rounds and fit(held.scales):
+            return NativeInt8Linear(held.codes, held.scales)
     if device.type == "cpu":
         return Dequantizing(held)
-    if by_rows and block.codes.dtype == torch.float8_e4m3fn and _fits_float8(block, device):
+    if by_rows and rounds and block.codes.dtype == torch.float8_e4m3fn and _fits_float8(block, device):
         return Float8Product(held)
     if importlib.util.find_spec("triton") is None:
         return Dequantizing(held)

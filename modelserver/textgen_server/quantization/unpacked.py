@@ -200,3 +200,11 @@ def whole_number(fields: dict[str, object], where: str, names: tuple[str, ...], 
     if type(value) is not int:
         raise CheckpointError(f"{where}: {name} must be a whole number, not {value!r}")
     return value
+
+
+def whole_group_size(fields: dict[str, object], where: str, names: tuple[str, ...] = ("group_size",)) -> int:
+    """How many input features share a scale; -1, which is usual, for all. Raises CheckpointError if it is neither."""
+    size = whole_number(fields, where, names, -1)
+    if size < 1 and size != -1:
+        raise CheckpointError(f"{where}: group_size must be -1 or above 0, not {size}")
+    return size

@@ -2,7 +2,7 @@
 
 import torch
 
-from textgen_server.layers.rotary import LongRope, RopeConfig, Rotary, rotate, rotate_part
+from textgen_server.layers.rotary import LongRope, RopeConfig, Rotary, rotate
 
 FACTORS = {"short_factor": [1.0, 2.0], "long_factor": [4.0, 8.0], "original_max_position_embeddings": 16}
 
@@ -44,6 +44,6 @@ def test_a_short_model_never_turns_by_the_long_factors() -> None:
 
 def test_features_beyond_the_rotated_ones_stay() -> None:
     x, (cos, sin) = torch.randn(2, 3, 10), longrope("longrope").at(torch.tensor([3, 20]))
-    turned = rotate_part(x.clone(), cos, sin)
+    turned = rotate(x.clone(), cos, sin)
     assert torch.equal(turned[..., 4:], x[..., 4:])
     assert torch.equal(turned[..., :4], rotate(x[..., :4].clone(), cos, sin))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from attention_cases import Case, PagedRun, named_cases
 
 from textgen_server.attention.native import NativeAttention
-from textgen_server.layers.rotary import rotate, rotate_part
+from textgen_server.layers.rotary import rotate
 from textgen_server.native import library, ops
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
@@ -77,7 +77,7 @@ def test_rotation_equals_the_layers_and_leaves_the_rest(
     turned = projected.clone()
     ops.rotate_(turned[:, :6], cos, sin)
     monkeypatch.setattr(library, "_loaded", [])
-    expected = (rotate if dim == 64 else rotate_part)(projected[:, :6], cos, sin)
+    expected = rotate(projected[:, :6], cos, sin)
     torch.testing.assert_close(turned[:, :6], expected, **TOLERANCE)
     assert torch.equal(turned[:, 6], projected[:, 6])
 
