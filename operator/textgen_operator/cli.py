@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_file(run)
     run.add_argument("--port", type=int, default=8080, help="port to listen on (default: 8080)")
     run.add_argument("--hostname", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    run.add_argument(
+        "--print-docker", action="store_true", help="run nothing; print the `docker run` command that equals the pod"
+    )
+    _add_image(run)
     run.set_defaults(command=_run)
 
     state = commands.add_parser("status", help="say how a service of the cluster is, and why it is not ready")
@@ -137,6 +141,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from textgen_operator import local
 
     service = load_service(arguments.file, arguments.name)
+    if arguments.print_docker:
+        return _print_docker(service, arguments)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "textgen"
     try:
         local.require_gpus(service.spec.gpu)
@@ -144,7 +150,7 @@ def _run(arguments: argparse.Namespace) -> int:
         cache.mkdir(parents=True, exist_ok=True)
         executable = local.find_executable(os.environ)
         machine = local.Machine(os.environ, executable, cache, arguments.hostname, arguments.port)
-        process = local.to_process(_statefulset(service), machine)
+        process = local.to_process(_statefulset(service, arguments), machine)
     except local.LocalError as error:
         print(f"{arguments.file}: {error}", file=sys.stderr)
         return 1
@@ -157,8 +163,23 @@ def _what_to_try(url: str) -> str:
     return f"Ready. Try:\n\n  curl -s {url}/generate -H 'Content-Type: application/json' -d '{body}'\n"
 
 
-def _statefulset(service: TextGenerationService) -> Manifest:
-    return next(manifest for manifest in render(service, Defaults()) if manifest["kind"] == "StatefulSet")
+def _print_docker(service: TextGenerationService, arguments: argparse.Namespace) -> int:
+    from textgen_operator.docker import docker_command
+    from textgen_operator.local import LocalError
+
+    pod = _statefulset(service, arguments)["spec"]["template"]["spec"]
+    where = {"hostname": arguments.hostname, "port": arguments.port}
+    try:
+        print(docker_command(service.metadata.name, pod, service.spec.gpu, **where), end="")
+    except LocalError as error:
+        print(f"{arguments.file}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _statefulset(service: TextGenerationService, arguments: argparse.Namespace) -> Manifest:
+    defaults = Defaults(image=arguments.server_image)
+    return next(manifest for manifest in render(service, defaults) if manifest["kind"] == "StatefulSet")
 
 
 def _render(arguments: argparse.Namespace) -> int:

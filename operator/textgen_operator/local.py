@@ -106,7 +106,7 @@ def to_process(statefulset: Manifest, machine: Machine) -> Process:
     inherited = {name: value for name, value in machine.environ.items() if name not in _SERVER_OPTIONS}
     env = _env(container, machine.environ)
     folders = _folders(pod, container, machine)
-    args = [_moved(_expanded(arg, env), folders) for arg in container["args"]]
+    args = [_moved(expanded(arg, env), folders) for arg in container["args"]]
     args = _with_files(args, _secret_folders(pod, container), machine.environ)
     args = _with_option(_with_option(args, "port", str(machine.port)), "hostname", machine.hostname)
     startup, check = container["startupProbe"], container["readinessProbe"]["httpGet"]
@@ -128,7 +128,7 @@ def _env(container: Manifest, environ: Mapping[str, str]) -> dict[str, str]:
         if name in _FOR_THE_CLUSTER:
             continue
         if "value" in variable:
-            env[name] = _expanded(variable["value"], env)
+            env[name] = expanded(variable["value"], env)
         elif name in environ:
             env[name] = environ[name]
         else:
@@ -189,7 +189,7 @@ def _moved(arg: str, folders: Mapping[str, Path]) -> str:
     return arg
 
 
-def _expanded(text: str, env: Mapping[str, str]) -> str:
+def expanded(text: str, env: Mapping[str, str]) -> str:
     """$(NAME) replaced as kubelet does it: $$(NAME) is the escaped form, and unknown names stay as they are."""
 
     def value(match: re.Match[str]) -> str:
