@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from ctypes import c_float, c_int64, c_void_p
 
 import torch
 from torch import Tensor, nn
@@ -21,37 +22,75 @@ def _kernels() -> ctypes.CDLL:
     return library
 
 
-class NativeLinear(nn.Module):
-    """x [..., in] -> x W^T + b [..., out], with W [out, in] packed in panels.
+class Linear(ctypes.Structure):
+    """Mirrors TextgenLinear of linear.h, which says what the kinds are."""
+
+    FLOAT32, INT8_WEIGHTS, INT8 = range(3)
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("packed", "scales", "bias", "corrections")),
+        *((name, c_int64) for name in ("kind", "depth", "features")),
+        ("input_scale", c_float),
+    )
+
+
+class _NativeLinear(nn.Module):
+    """x [..., in] -> x W^T + b [..., out] in the type of x, with W [out, in] packed in panels.
 
     A row's result is the same whatever rows are beside it.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, kind: int, shape: torch.Size, packed: Tensor, **tensors: Tensor | None) -> None:
         super().__init__()
-        library = _kernels()
-        self.packed = _packed(weight, library.textgen_pack)
-        self.features = len(weight)
-        self.bias = None if bias is None else bias.contiguous()
-        self._multiply = library.textgen_linear
+        self._tensors = {"packed": packed, **tensors}
+        self.features, self.depth = shape
+        self.native = Linear(
+            kind=kind,
+            depth=self.depth,
+            features=self.features,
+            **{name: t.data_ptr() for name, t in self._tensors.items() if t is not None},
+        )
+        self._pointer = ctypes.addressof(self.native)
+        self._multiply = _kernels().textgen_linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(self._multiply, x, self.packed, self.bias, self.features)
+        dtype = x.dtype
+        x = x if x.dim() == 2 and x.stride(1) == 1 and dtype == torch.float32 else x.float().contiguous()
+        out = torch.empty(*x.shape[:-1], self.features, dtype=torch.float32)
+        stride = x.stride(-2) if x.dim() > 1 else self.depth
+        self._multiply(self._pointer, x.data_ptr(), stride, out.data_ptr(), out.numel() // self.features)
+        return out if dtype == torch.float32 else out.to(dtype)
 
 
-class NativeInt8Linear(nn.Module):
-    """x [..., in] -> x W^T [..., out] in the type of x, with W = codes [out, in] * scales [out, 1], codes in int8."""
+class NativeLinear(_NativeLinear):
+    """W in float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        packed = _packed(weight, _kernels().textgen_pack)
+        super().__init__(Linear.FLOAT32, weight.shape, packed, bias=None if bias is None else bias.contiguous())
+
+
+class NativeInt8Weights(_NativeLinear):
+    """W = codes [out, in] * scales [out, 1], codes in int8; products in float32."""
 
     def __init__(self, codes: Tensor, scales: Tensor) -> None:
-        super().__init__()
-        library = _kernels()
-        self.packed = _packed(codes, library.textgen_pack_int8)
-        self.features = len(codes)
-        self.scales = scales.flatten().contiguous()
-        self._multiply = library.textgen_linear_int8
+        packed = _packed(codes, _kernels().textgen_pack_int8_weights)
+        super().__init__(Linear.INT8_WEIGHTS, codes.shape, packed, scales=scales.flatten().contiguous())
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _product(self._multiply, x.float(), self.packed, self.scales, self.features).to(x.dtype)
+
+class NativeInt8(_NativeLinear):
+    """The same with products in int8: each row of x is rounded as quantization.scaled.rounded does it, by
+    `input_scale` or by its own largest number."""
+
+    def __init__(self, codes: Tensor, scales: Tensor, input_scale: float | None) -> None:
+        library, codes = _kernels(), codes.contiguous()
+        features, depth = codes.shape
+        packed = torch.empty(library.textgen_packed_int8_size(features, depth), dtype=torch.int8)
+        corrections = torch.empty(library.textgen_packed_size(features, 1), dtype=torch.int32)
+        library.textgen_pack_int8(codes.data_ptr(), depth, packed.data_ptr(), corrections.data_ptr(), features, depth)
+        flat = scales.flatten().contiguous()
+        super().__init__(Linear.INT8, codes.shape, packed, scales=flat, corrections=corrections)
+        self.native.input_scale = input_scale or 0.0
 
 
 def _packed(weight: Tensor, pack: Callable[..., None]) -> Tensor:
@@ -60,18 +99,6 @@ def _packed(weight: Tensor, pack: Callable[..., None]) -> Tensor:
     packed = torch.empty(_kernels().textgen_packed_size(features, depth), dtype=weight.dtype)
     pack(weight.data_ptr(), weight.stride(0), packed.data_ptr(), features, depth)
     return packed
-
-
-def _product(
-    multiply: Callable[..., None], x: Tensor, packed: Tensor, by_feature: Tensor | None, features: int
-) -> Tensor:
-    out = torch.empty(*x.shape[:-1], features, dtype=torch.float32)
-    x = x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous()
-    depth = x.shape[-1]
-    stride = x.stride(-2) if x.dim() > 1 else depth
-    numbers = None if by_feature is None else by_feature.data_ptr()
-    multiply(x.data_ptr(), stride, packed.data_ptr(), numbers, out.data_ptr(), out.numel() // features, depth, features)
-    return out
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

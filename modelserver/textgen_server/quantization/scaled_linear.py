@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textgen_server.native.ops import NativeInt8Linear, fit
+from textgen_server.native.ops import NativeInt8, NativeInt8Weights, fit
 from textgen_server.quantization.scaled import Scaled, as_float, joined, rounded, rounded_in_groups
 
 # Devices from here on multiply numbers of type float8: Ada and Hopper.
@@ -32,10 +32,12 @@ def scaled_layer(block: Scaled, device: torch.device) -> nn.Module:
     held = Scaled(codes, block.scales.to(device), block.group_size, block.first, block.rounding)
     by_rows, rounds = block.scales.shape[1] == 1, block.rounding is not None
     if by_rows and block.codes.dtype == torch.int8:
+        if fit(held.scales):
+            if block.rounding is None:
+                return NativeInt8Weights(held.codes, held.scales)
+            return NativeInt8(held.codes, held.scales, block.rounding.scale)
         if rounds and _fits_int8(block, device):
             return Int8Product(held)
-        if not rounds and fit(held.scales):
-            return NativeInt8Linear(held.codes, held.scales)
     if device.type == "cpu":
         return Dequantizing(held)
     if by_rows and rounds and block.codes.dtype == torch.float8_e4m3fn and _fits_float8(block, device):

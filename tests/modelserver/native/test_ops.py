@@ -12,6 +12,7 @@ from attention_cases import Case, PagedRun, named_cases
 from textgen_server.attention.native import NativeAttention
 from textgen_server.layers.rotary import rotate
 from textgen_server.native import library, ops
+from textgen_server.quantization.scaled import rounded
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -50,11 +51,28 @@ def test_linear_layers_equal_torchs_and_rows_do_not_change_each_other(
 def test_weights_of_8_bits_stand_for_their_codes_times_scales(kernels: ctypes.CDLL) -> None:
     torch.manual_seed(0)
     codes, scales = torch.randint(-128, 128, (70, 33), dtype=torch.int8), torch.rand(70, 1)
-    layer = ops.NativeInt8Linear(codes, scales)
+    layer = ops.NativeInt8Weights(codes, scales)
     for rows in (1, 5, 13):
         x = torch.randn(rows, 33)
         torch.testing.assert_close(layer(x), F.linear(x, codes * scales), rtol=2e-5, atol=2e-3)
         assert all(torch.equal(layer(x)[row], layer(x[row : row + 1])[0]) for row in range(rows))
+
+
+@pytest.mark.parametrize("scale", [None, 0.02])
+@pytest.mark.parametrize(("features", "depth"), [(70, 33), (32, 64)])
+def test_products_in_8_bits_are_exact(kernels: ctypes.CDLL, features: int, depth: int, scale: float | None) -> None:
+    torch.manual_seed(0)
+    codes, scales = torch.randint(-128, 128, (features, depth), dtype=torch.int8), torch.rand(features, 1)
+    codes[0], codes[1] = 127, -128
+    layer = ops.NativeInt8(codes, scales, scale)
+    for rows in (0, 1, 5, 13, 40):
+        wide = torch.randn(rows, depth + 3)
+        x = wide[:, :depth]
+        x[:1], x[1:2], x[2:3] = 10, -10, 0
+        rounded_x, of_rows = rounded(x, torch.int8, scale)
+        expected = (rounded_x.double() @ codes.double().T).float() * of_rows * scales[:, 0]
+        assert torch.equal(layer(x), expected)
+    assert torch.equal(layer(x.bfloat16()), layer(x.bfloat16().float()).bfloat16())
 
 
 @pytest.mark.parametrize("width", [1, 16, 37, 576])

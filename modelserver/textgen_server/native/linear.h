@@ -1,0 +1,70 @@
+// A linear layer, and its product with rows of float32.
+#pragma once
+
+#include <cstdint>
+
+#include "simd.h"
+
+extern "C" {
+
+// How a matrix is packed, and what it is multiplied with: ops.py has the same numbers.
+enum : int64_t { FLOAT32, INT8_WEIGHTS, INT8 };
+
+// Mirrored by Linear in ops.py.
+struct TextgenLinear {
+    const void *packed;
+    const float *scales, *bias;  // [features] or null
+    const int32_t *corrections;  // of INT8, see int8.cpp
+    int64_t kind, depth, features;
+    float input_scale;  // of INT8: what a code of x stands for; 0 where each row's largest number says it
+};
+
+// out [rows, features] = x [rows, depth] W^T + bias, with rows of x `x_stride` apart. What a row gets does not depend on
+// the rows beside it.
+void textgen_linear(const TextgenLinear *layer, const float *x, long x_stride, float *out, long rows);
+}
+
+inline long panels_of(long features) { return (features + TILE_COLUMNS - 1) / TILE_COLUMNS; }
+
+// Panels that one thread takes at a time: about 64 kB of weights, or two million products, which is enough to be worth a
+// turn, and little enough to share.
+inline long panels_together(long panel_bytes, long panel_products) {
+    const long by_bytes = 65536 / panel_bytes + 1, by_products = 2000000 / (panel_products + 1);
+    return by_bytes < by_products ? by_bytes : by_products > 1 ? by_products : 1;
+}
+
+// Calls body.operator()<ROWS>(first row) for rows in tiles of about the same size.
+template <typename Body>
+inline void in_tiles(long rows, Body body) {
+    const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (long tile = 0; tile < tiles; ++tile) {
+        const long first = rows * tile / tiles, end = rows * (tile + 1) / tiles;
+        with_rows(static_cast<int>(end - first), [&]<int ROWS>() { body.template operator()<ROWS>(first); });
+    }
+}
+
+// A row of a tile to where it belongs: `values * scale * by column + bias`, of which the last two may be null.
+inline void finish(const Vec (&values)[2], const TextgenLinear &layer, float scale, long column, float *out) {
+    const long width = layer.features - column;
+    float padded[3][TILE_COLUMNS] = {};  // out, scales, bias
+    const bool whole = width >= TILE_COLUMNS;
+    const float *scales = layer.scales ? layer.scales + column : nullptr, *bias = layer.bias ? layer.bias + column : nullptr;
+    if (!whole) {
+        for (long c = 0; c < width; ++c) {
+            if (scales) padded[1][c] = scales[c];
+            if (bias) padded[2][c] = bias[c];
+        }
+        scales = scales ? padded[1] : nullptr, bias = bias ? padded[2] : nullptr;
+    }
+    float *to = whole ? out : padded[0];
+    for (int v = 0; v < 2; ++v) {
+        Vec value = values[v];
+        if (scales) value = value * scale * load(scales + v * LANES);
+        if (bias) value += load(bias + v * LANES);
+        store(to + v * LANES, value);
+    }
+    if (!whole)
+        for (long c = 0; c < width; ++c) out[c] = padded[0][c];
+}
+
+void multiply_int8(const TextgenLinear &layer, const float *x, long x_stride, float *out, long rows);
