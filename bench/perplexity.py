@@ -85,7 +85,7 @@ def perplexity(folder: Path, method: str | None, windows: list[list[int]]) -> fl
     for window in windows:
         blocks = list(range(-(-len(window) // runner.layout.block_size)))
         item = Item(window, 0, blocks, Sample(SamplingParams(), 0), targets=window[1:])
-        logprobs += runner.execute(StepPlan([item], num_decodes=0)).scores[0].logprobs
+        logprobs += runner.launch(StepPlan([item], num_decodes=0)).result().scores[0].logprobs
     return math.exp(-sum(logprobs) / len(logprobs))
 
 

@@ -82,7 +82,7 @@ def run(
         scheduler.add(request)
     outputs: list[list[Output]] = [[] for _ in requests]
     while (plan := scheduler.plan()) is not None:
-        for output in scheduler.commit(plan, runner.execute(plan)).outputs:
+        for output in scheduler.commit(plan, runner.launch(plan).result()).outputs:
             outputs[output.request.key].append(output)
     blocks.check_integrity([])
     return Run(requests, outputs, scheduler.counters.preemptions)

@@ -43,6 +43,6 @@ class Sharded:
     """A runner whose steps all ranks take, in the shape that `generate` wants."""
 
     def __init__(self, runner: Runner, workers) -> None:
-        self.execute = ShardedExecutor(runner, workers).execute
+        self.launch = ShardedExecutor(runner, workers).launch
         self.num_blocks, self.layout, self.loaded = runner.num_blocks, runner.layout, runner.loaded
         self.max_prefill_tokens = runner.max_prefill_tokens

@@ -21,7 +21,8 @@ from pydantic import BaseModel
 
 from textgen_server.engine.blocks import BlockManager
 from textgen_server.engine.constraints import GrammarCompiler, Vocabulary
-from textgen_server.engine.loop import EngineLoop, Executor
+from textgen_server.engine.executor import Executor
+from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.errors import StartupError, TextgenError
 from textgen_server.grammars import COMPILER_STACK_BYTES

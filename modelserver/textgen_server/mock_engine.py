@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from textgen_server.engine.executor import FinishedStep
 from textgen_server.engine.plan import Constraint, Item, Sample, Scores, StepPlan, StepResult, Tops
 from textgen_server.errors import CheckpointError, InvalidRequest
 from textgen_server.settings import ServerOptions
@@ -31,11 +32,13 @@ MAX_POSITIONS = 8192  # where config.json does not tell
 
 
 class MockExecutor:
-    """See engine.loop.Executor. Its other attributes are what a model's runner would know.
+    """See engine.executor.Executor. Its other attributes are what a model's runner would know.
 
     Args:
         folder: config.json and the tokenizer's files.
     """
+
+    ahead = 0
 
     def __init__(self, options: ServerOptions, folder: Path) -> None:
         config = read_json(folder, "config.json") or {}
@@ -55,21 +58,21 @@ class MockExecutor:
     def longest_step_seconds(self) -> float:
         return self._step_seconds + self.max_prefill_tokens * self._prompt_token_seconds
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """See engine.loop.Executor."""
+    def launch(self, plan: StepPlan) -> FinishedStep:
+        """See engine.executor.Executor."""
         self._wait(sum(len(item.tokens) for item in plan.items if not item.is_decode))
         samples = [sample for item in plan.items for sample in item.choices()]
         tokens = [self._choose(sample) for sample in samples]
         tops = [self._tops(token, sample.params.top_tokens) for token, sample in zip(tokens, samples, strict=True)]
         scores = [self._score(item) for item in plan.items if item.targets]
-        return StepResult(tokens, [LOGPROB] * len(tokens), tops if any(tops) else [], scores)
+        return FinishedStep(StepResult(tokens, [LOGPROB] * len(tokens), tops if any(tops) else [], scores))
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """See engine.loop.Executor."""
+        """See engine.executor.Executor."""
         raise InvalidRequest("the mock engine has no model that an adapter could change")
 
     def unload_adapter(self, name: str) -> None:
-        """See engine.loop.Executor. There is none."""
+        """See engine.executor.Executor. There is none."""
 
     def _wait(self, prompt_tokens: int) -> None:
         """Steps end at an even beat. The first after a rest ends at once, but for its prompt; the beat starts there."""

@@ -50,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def seconds(clock: Clock, mock: MockExecutor, plan: StepPlan) -> float:
     started = clock.now
-    mock.execute(plan)
+    mock.launch(plan).result()
     return clock.now - started
 
 
@@ -76,11 +76,11 @@ def test_prompts_take_time_where_their_rate_is_set(folder, clock: Clock):
 def test_tops_and_scores_come_where_they_are_asked_for(folder):
     mock = executor(folder, mock_engine_tokens_per_second=1e6)
     item = Item([5, 6, 7], 0, [0], Sample(SamplingParams(top_tokens=2), 0), targets=[6, 329], top_targets=2)
-    result = mock.execute(StepPlan([item], num_decodes=0))
+    result = mock.launch(StepPlan([item], num_decodes=0)).result()
     assert [id for id, _ in result.tops[0]] == [result.tokens[0], result.tokens[0] + 1]
     assert result.scores[0].logprobs == [LOGPROB, LOGPROB]
     assert [id for id, _ in result.scores[0].tops[1]] == [329, 0]
-    assert mock.execute(decode(Sample(SamplingParams(), 0))).tops == []
+    assert mock.launch(decode(Sample(SamplingParams(), 0))).result().tops == []
 
 
 class Digits:
@@ -99,7 +99,7 @@ class Digits:
 
 def test_a_grammar_is_kept(folder):
     mock = executor(folder, mock_engine_tokens_per_second=1e6)
-    assert mock.execute(decode(Sample(SamplingParams(), 0, constraint=Digits()))).tokens == [100]
+    assert mock.launch(decode(Sample(SamplingParams(), 0, constraint=Digits()))).result().tokens == [100]
 
 
 def test_a_config_without_a_vocabulary_is_refused(folder):

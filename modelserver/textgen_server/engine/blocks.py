@@ -11,6 +11,11 @@ A *full* block may carry a key, the digest of all tokens from the start of the s
 cache salt. Keys survive freeing: a new request whose prompt has the same prefix takes the block back, contents and all
 (the prefix cache), until the block is taken for other contents. Since only full blocks are shared and a request
 always computes at least its last token itself, no shared block is ever written to.
+
+Blocks may be freed, and taken by others, while a step under way still writes to them: that of a request which was
+aborted, or whose last token, as turned out, came one step before. The device works in order, so whoever takes such a
+block writes after that step. And what it writes lies behind all tokens of steps that have ended, while only blocks
+full of those have keys: so it never changes what the prefix cache remembers.
 """
 
 from array import array
@@ -75,9 +80,10 @@ class BlockManager:
         request.num_computed = len(prefix) * self.block_size
         request.num_published = len(prefix)
 
-    def publish(self, request: Request) -> None:
-        """Offer the request's blocks that have become full to later requests with the same prefix."""
-        full = request.num_computed // self.block_size
+    def publish(self, request: Request, num_tokens: int) -> None:
+        """Offer the request's blocks that have become full to later requests with the same prefix: a step that has
+        ended computed the first `num_tokens` tokens."""
+        full = num_tokens // self.block_size
         if not self._caching or full <= request.num_published:
             return
         keys = self._keys(request, full)

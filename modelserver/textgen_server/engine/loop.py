@@ -1,4 +1,8 @@
-"""The engine's one loop, in a thread of its own: take in -> plan -> run -> commit -> publish.
+"""The engine's one loop, in a thread of its own: take in -> plan -> launch -> (the device works) -> commit -> publish.
+
+Where the executor allows it, the next step is planned and launched before the one under way has ended, so that the
+device never waits for the host. A request that turns out to have ended has a place in one step too many then, which is
+passed over.
 
 The gRPC service puts requests and aborts into the inbox and receives what each step produced through `publish`. The
 executor, which does the arithmetic, is only known by its protocol, so that all of this runs in tests without torch.
@@ -8,11 +12,13 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from textgen_server.engine.executor import Executor, Step
 from textgen_server.engine.plan import StepPlan, StepResult
 from textgen_server.engine.request import Request
 from textgen_server.engine.scheduler import Events, Failure, Scheduler
@@ -30,24 +36,24 @@ from textgen_server.errors import (
 _log = logging.getLogger(__name__)
 
 
-class Executor(Protocol):
-    """Carries out plans on the device."""
+@dataclass(slots=True)
+class _UnderWay:
+    """A step that was launched, and when its planning began and ended (of time.perf_counter)."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Run one step.
+    plan: StepPlan
+    step: Step
+    started: float
+    planned: float
 
-        Raises:
-            GenerationError: this step failed but the executor is sound: its requests end, others go on.
-        """
-        ...
 
-    def load_adapter(self, name: str, folder: Path) -> None:
-        """Make an adapter ready for requests. Raises TextgenError when it cannot be used; nothing has changed then."""
-        ...
+class _Failed:
+    """A step that could not be launched."""
 
-    def unload_adapter(self, name: str) -> None:
-        """Forget an adapter."""
-        ...
+    def __init__(self, error: GenerationError) -> None:
+        self._error = error
+
+    def result(self) -> StepResult:
+        raise self._error
 
 
 class EngineLoop:
@@ -77,6 +83,8 @@ class EngineLoop:
         self._publish = publish
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._step_started: float | None = None
+        self._under_way: deque[_UnderWay] = deque()
+        self._executed = self._published = 0.0  # when the last step's result came, and was sent off
         self._stopping = threading.Event()
 
     # --- called from other threads ----------------------------------------------------------------------------------
@@ -112,13 +120,13 @@ class EngineLoop:
         return done
 
     def stop(self) -> None:
-        """Leave `run` after the step in progress."""
+        """Leave `run` after the steps under way."""
         self._stopping.set()
         self._inbox.put(lambda: None)
 
     @property
     def seconds_in_step(self) -> float:
-        """How long the step in progress has run; 0 between steps."""
+        """How long the oldest step under way has run; 0 where there is none."""
         started = self._step_started
         return 0.0 if started is None else time.monotonic() - started
 
@@ -126,17 +134,23 @@ class EngineLoop:
 
     def run(self) -> None:
         """Serve until `stop`. Raises whatever breaks the executor; the requests it held are failed first."""
-        while not self._stopping.is_set():
-            self._take_in()
-            self._expire()
-            started = time.perf_counter()
-            plan = self._plan(started)
-            if plan is not None:
-                self._step(plan, started)
+        try:
+            while not self._stopping.is_set():
+                self._take_in()
+                self._expire()
+                planned = self._launch_next()
+                self._finish_steps(but=self._executor.ahead if planned else 0)
+            self._finish_steps()
+        except BaseException:
+            self._step_started = None
+            self._empty_inbox()
+            broken = GenerationError("the engine stopped")
+            self._publish(Events(failures=[Failure(r.key, broken) for r in self.scheduler]))
+            raise
 
     def _take_in(self) -> None:
         """Carry out all messages of the inbox; wait for one when there is nothing else to do."""
-        if not len(self.scheduler):
+        if not len(self.scheduler) and not self._under_way:
             self._inbox.get()()
         self._empty_inbox()
 
@@ -170,6 +184,7 @@ class EngineLoop:
     def _load_adapter(self, name: str, folder: Path) -> None:
         if name in self._adapters:
             raise InvalidRequest(f"there is an adapter `{name}` already; unload it first, or choose another name")
+        self._finish_steps()
         self._executor.load_adapter(name, folder)
         self._adapters[name] = self._loads
         self._loads += 1
@@ -180,6 +195,7 @@ class EngineLoop:
         users = sum(request.adapter == name for request in self.scheduler)
         if users:
             raise AdapterInUse(f"{users} requests use the adapter `{name}`; wait for them to end")
+        self._finish_steps()
         self._executor.unload_adapter(name)
         del self._adapters[name]
 
@@ -203,28 +219,52 @@ class EngineLoop:
             self.statistics.join_seconds.observe(time.perf_counter() - started)
         return plan
 
-    def _step(self, plan: StepPlan, started: float) -> None:
-        """Run `plan`, which was begun at `started` of time.perf_counter."""
-        statistics = self.statistics.methods["decode" if all(item.is_decode for item in plan.items) else "prefill"]
+    def _launch_next(self) -> bool:
+        """Plan a step and launch it behind those under way. False when none could be planned or launched."""
+        started = time.perf_counter()
+        plan = self._plan(started)
+        if plan is None:
+            return False
         planned = time.perf_counter()
-        self._step_started = time.monotonic()
+        if self._step_started is None:
+            self._step_started = time.monotonic()
+        step: Step
         try:
-            result = self._executor.execute(plan)
+            step = self._executor.launch(plan)
+        except GenerationError as error:
+            step = _Failed(error)
+        self._under_way.append(_UnderWay(plan, step, started, planned))
+        return not isinstance(step, _Failed)
+
+    def _finish_steps(self, but: int = 0) -> None:
+        """Take the results of steps under way, the oldest first, until only `but` are."""
+        while len(self._under_way) > but:
+            self._finish(self._under_way.popleft())
+
+    def _finish(self, under_way: _UnderWay) -> None:
+        plan = under_way.plan
+        statistics = self.statistics.methods["decode" if all(item.is_decode for item in plan.items) else "prefill"]
+        try:
+            result = under_way.step.result()
         except GenerationError as error:
             statistics.failures += 1
             _log.error("a step of %d requests failed: %s", len(plan.items), error)
             self._publish(Events(failures=[Failure(r.key, error) for r in self.scheduler.abandon()]))
             return
-        except BaseException:
-            self._empty_inbox()
-            broken = GenerationError("the engine stopped")
-            self._publish(Events(failures=[Failure(r.key, broken) for r in self.scheduler]))
-            raise
         finally:
-            self._step_started = None
+            self._step_started = time.monotonic() if self._under_way else None
             self.steps += 1
         executed = time.perf_counter()
         events = self.scheduler.commit(plan, result)
         committed = time.perf_counter()
         self._publish(events)
-        statistics.observe(started, planned, executed, committed, time.perf_counter())
+        published = time.perf_counter()
+        # A step that was launched behind another begins when that has ended.
+        statistics.observe(
+            max(under_way.started, self._published),
+            max(under_way.planned, self._executed),
+            executed,
+            committed,
+            published,
+        )
+        self._executed, self._published = executed, published

@@ -45,7 +45,7 @@ class Sample:
         position: how many tokens the request has generated so far; with the seed it fixes the random draw.
         history: prompt and generated tokens, where a penalty needs them, else None; the last `position` of them are
             the generated ones.
-        previous: the token before the one to choose.
+        previous: the token before the one to choose, where a watermark needs it, else 0.
         constraint: what may be chosen, or None for everything.
     """
 
@@ -77,6 +77,8 @@ class Item:
         encoder_length: with an encoder-decoder model, so many tokens at the sequence's start are the encoder's.
         adapter: name of the adapter that its rows use, "" for the model itself.
         long: LongRoPE's long factors turn it from its first token on.
+        follows: where it is not -1, the last of `tokens`, a 0 here, is not known yet: it is the one that the plan
+            launched before chooses, number so many of its choices (those of items that fail are counted too).
     """
 
     tokens: list[int]
@@ -89,6 +91,7 @@ class Item:
     adapter: str = ""
     drafts: int = 0
     long: bool = False
+    follows: int = -1
 
     @property
     def is_decode(self) -> bool:

@@ -31,6 +31,9 @@ class Request:
         num_computed  ──────────▶           keys and values of tokens[:num_computed] are in the cache
         blocks        [  7  ][  2  ][  9  ]  they cover at least num_computed tokens
 
+    While steps are under way, `num_computed` counts what they compute, and `num_chosen` tokens that they choose stand
+    behind `tokens`, unknown yet; the last of them is choice number `follows` of the newest plan.
+
     With an encoder-decoder model the sequence is the encoder's tokens and, behind them, the decoder's: a start token
     and what is generated. Blocks cover both; the encoder's tokens are computed in one step, because each sees them all.
 
@@ -57,6 +60,8 @@ class Request:
 
     prompt_length: int = field(init=False)
     num_computed: int = field(default=0, init=False)
+    num_chosen: int = field(default=0, init=False)
+    follows: int = field(default=-1, init=False)
     blocks: list[int] = field(default_factory=list, init=False)
     block_keys: list[bytes] = field(default_factory=list, init=False)
     """Prefix-cache keys of the full blocks whose contents are known (see blocks.py)."""
@@ -81,8 +86,25 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
     @property
+    def length(self) -> int:
+        """Of its sequence, the tokens that steps under way choose included."""
+        return len(self.tokens) + self.num_chosen
+
+    @property
     def num_uncomputed(self) -> int:
-        return len(self.tokens) - self.num_computed
+        return self.length - self.num_computed
+
+    @property
+    def has_last(self) -> bool:
+        """True when a step under way chooses the last token that it may generate."""
+        return self.num_generated + self.num_chosen >= self.max_new_tokens
+
+    @property
+    def needs_last_token(self) -> bool:
+        """True when its next step cannot be planned before the last one's result is known."""
+        sampling = self.sampling
+        choice_depends = self.constraint is not None or sampling.needs_history or sampling.watermark
+        return self.needs_scores or (self.num_chosen > 0 and choice_depends)
 
     @property
     def needs_scores(self) -> bool:

@@ -1,5 +1,8 @@
 """Who runs in the next step. Called by the loop: plan -> (the runner works) -> commit.
 
+A step may be planned before the one before it is committed: lengths are known then, and its tokens are not. What
+depends on more than lengths waits (`_check_foresight`).
+
 Continuous batching with chunked prefill (Orca, Yu et al. 2022; Sarathi-Serve, Agrawal et al. 2024): each step takes
 every running decode, and fills up with prompt tokens to the prefill budget. Blocks are taken when they are needed.
 When none is left, the youngest running request gives its blocks back and waits, first in line, to be computed anew.
@@ -95,6 +98,10 @@ class Events:
     failures: list[Failure] = field(default_factory=list)
 
 
+class _ResultNeeded(Exception):
+    """What comes next depends on the result of a step under way."""
+
+
 class Scheduler:
     """Owns the queues and, through the block manager, the blocks."""
 
@@ -104,7 +111,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.counters = Counters()
-        self._planned: list[Request] = []
+        self._under_way: deque[list[Request]] = deque()  # those of each plan that is not yet committed
         self._by_key: dict[Hashable, Request] = {}
 
     def __len__(self) -> int:
@@ -159,7 +166,26 @@ class Scheduler:
         return expired
 
     def plan(self) -> StepPlan | None:
-        """What to compute next, or None when there is nothing. Every plan is followed by one `commit` or `abandon`."""
+        """What to compute next. Every plan is followed by one `commit` or `abandon`, in order.
+
+        None when there is nothing, or nothing before the plan under way, of which there may be one, is committed.
+        """
+        try:
+            self._check_foresight()
+            return self._plan()
+        except _ResultNeeded:
+            return None
+
+    def _check_foresight(self) -> None:
+        """Raise _ResultNeeded where the next step depends on tokens that are not known yet. (So does a preemption.)"""
+        if self._under_way and (
+            self.limits.speculate
+            or any(request.needs_last_token for request in self.running)
+            or (self.limits.restarts_long and any(map(self._outgrows, self.running)))
+        ):
+            raise _ResultNeeded
+
+    def _plan(self) -> StepPlan | None:
         decodes = self._plan_decodes()
         guesses = self._guess_for(decodes)
         chunks = self._plan_chunks(budget=self.limits.max_prefill_tokens - sum(map(len, guesses.values())))
@@ -168,21 +194,32 @@ class Scheduler:
         chunks = [(request, length) for request, length in chunks if request.blocks]
         plain = [request for request in decodes if request not in guesses]
         guessed = [request for request in decodes if request in guesses]
-        self._planned = [*plain, *guessed, *(request for request, _ in chunks)]
-        if not self._planned:
+        planned = [*plain, *guessed, *(request for request, _ in chunks)]
+        if not planned:
             return None
-        now = time.monotonic()
-        for request in self._planned:
-            if request.queue_seconds is None:
-                request.queue_seconds = now - request.arrival
         items = [_item(request, 1) for request in plain]
         items += [_item(request, 1, guesses[request]) for request in guessed]
         items += [_item(request, length) for request, length in chunks]
+        self._begin(planned, items)
         return StepPlan(items, num_decodes=len(plain))
+
+    def _begin(self, planned: list[Request], items: list[Item]) -> None:
+        """Book what the step of `items` will have done, but for what its guesses add."""
+        self._under_way.append(planned)
+        now = time.monotonic()
+        choice = 0
+        for request, item in zip(planned, items, strict=True):
+            if request.queue_seconds is None:
+                request.queue_seconds = now - request.arrival
+            request.num_computed += len(item.tokens) - item.drafts
+            if item.sample is not None:
+                request.num_chosen += 1
+                request.follows = choice
+                choice += item.drafts + 1
 
     def _outgrows(self, request: Request) -> bool:
         """Is it longer than LongRoPE's short sequences, and still computed as one of them?"""
-        return not request.long and 0 < self.limits.long_from < len(request.tokens)
+        return not request.long and 0 < self.limits.long_from < request.length
 
     def _restart(self, request: Request) -> None:
         """Have all of a request that has become long computed again, before anything younger."""
@@ -199,7 +236,7 @@ class Scheduler:
         return [
             request
             for request in list(self.running)
-            if request.num_uncomputed == 1 and self._make_room(request, len(request.tokens))
+            if request.num_uncomputed == 1 and not request.has_last and self._make_room(request, request.length)
         ]
 
     def _guess_for(self, decodes: list[Request]) -> dict[Request, list[int]]:
@@ -230,6 +267,8 @@ class Scheduler:
     def _make_room(self, request: Request, num_tokens: int) -> bool:
         """Cover `num_tokens` tokens, preempting younger requests if need be. False when it was itself preempted."""
         while not self.blocks.can_grow(request, num_tokens):
+            if self._under_way:
+                raise _ResultNeeded
             youngest = self.running[-1]
             self._preempt(youngest)
             if youngest is request:
@@ -292,11 +331,12 @@ class Scheduler:
         return True
 
     def commit(self, plan: StepPlan, result: StepResult) -> Events:
-        """Book the results of the last plan. Requests that were aborted meanwhile are passed over."""
+        """Book the results of `plan`, the oldest under way. Requests that ended meanwhile are passed over."""
         events = Events()
+        planned = self._under_way.popleft()
         choices = zip(result.tokens, result.logprobs, result.tops or itertools.repeat(()), strict=False)
         scores = iter(result.scores)
-        for place, (request, item) in enumerate(zip(self._planned, plan.items, strict=True)):
+        for place, (request, item) in enumerate(zip(planned, plan.items, strict=True)):
             failed = place in result.failed
             chosen = list(itertools.islice(choices, item.drafts + 1)) if item.sample and not failed else []
             score = next(scores) if item.targets and not failed else None
@@ -310,7 +350,6 @@ class Scheduler:
                 request.prompt_scores.logprobs.extend(score.logprobs)
                 request.prompt_scores.tops.extend(score.tops)
             self._take(request, item, chosen, events)
-        self._planned = []
         return events
 
     def _take(self, request: Request, item: Item, chosen: list[Choice], events: Events) -> None:
@@ -325,6 +364,7 @@ class Scheduler:
             self.counters.right_guesses += right
         if chosen:
             self.counters.skipped_tokens.observe(right)
+            request.num_chosen -= 1
         finish = Finish.UNFINISHED
         try:
             for token, logprob, top in chosen[: right + 1]:
@@ -337,17 +377,17 @@ class Scheduler:
             finish = Finish.ABORTED
             events.failures.append(Failure(request.key, error))
         # The keys of guesses that were wrong, or came after the end, lie behind what is computed.
-        request.num_computed = min(request.num_computed + len(item.tokens) - item.drafts + right, len(request.tokens))
-        self.blocks.publish(request)
+        computed = min(item.start + len(item.tokens) - item.drafts + right, len(request.tokens))
+        request.num_computed = max(request.num_computed, computed)
+        self.blocks.publish(request, computed)
         if finish:
             self._remove(request)
 
     def abandon(self) -> list[Request]:
-        """Drop the requests of the last plan, whose step failed. Returns them."""
-        dropped = [request for request in self._planned if self._by_key.get(request.key) is request]
+        """Drop the requests of the oldest plan under way, whose step failed. Returns them."""
+        dropped = [request for request in self._under_way.popleft() if self._by_key.get(request.key) is request]
         for request in dropped:
             self._remove(request)
-        self._planned = []
         return dropped
 
     def _remove(self, request: Request) -> None:
@@ -362,15 +402,21 @@ class Scheduler:
 def _item(request: Request, length: int, guesses: Sequence[int] = ()) -> Item:
     start = request.num_computed
     end = start + length
-    sample, targets, top_targets = None, [], 0
-    if end == len(request.tokens):
+    sample, targets, top_targets, follows = None, [], 0, -1
+    tokens = [*request.tokens[start:end], *guesses]
+    if end == request.length:
         history = request.tokens[request.encoder_length :] if request.sampling.needs_history else None
-        sample = Sample(request.sampling, request.num_generated, history, request.tokens[-1], request.constraint)
+        previous = request.tokens[-1] if request.sampling.watermark else 0
+        position = request.num_generated + request.num_chosen
+        sample = Sample(request.sampling, position, history, previous, request.constraint)
+    if request.num_chosen and sample:
+        tokens.append(0)
+        follows = request.follows
     if request.needs_scores:
         targets = request.tokens[start + 1 : min(end + 1, request.prompt_length)]
         top_targets = request.sampling.top_tokens
     return Item(
-        tokens=[*request.tokens[start:end], *guesses],
+        tokens=tokens,
         start=start,
         blocks=request.blocks,
         sample=sample,
@@ -380,4 +426,5 @@ def _item(request: Request, length: int, guesses: Sequence[int] = ()) -> Item:
         adapter=request.adapter,
         drafts=len(guesses),
         long=request.long,
+        follows=follows,
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from textgen_server.attention.select import block_size_for
+from textgen_server.engine.executor import FinishedStep
 from textgen_server.engine.plan import NO_MEMORY, Item, Masks, Sample, Scores, StepPlan, StepResult
 from textgen_server.errors import GenerationError, InvalidRequest
 from textgen_server.models.base import LayerCache
@@ -39,6 +40,9 @@ class Runner:
 
     Everything about the step is in the plan: the runner remembers nothing between steps but the cache's contents.
     """
+
+    ahead = 0
+    """See engine.executor.Executor."""
 
     def __init__(
         self,
@@ -99,17 +103,17 @@ class Runner:
         self._run(decode, caches)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """See engine.loop.Executor."""
+        """See engine.executor.Executor."""
         if self.loaded.adapters is None:
             raise InvalidRequest("this server takes no adapters: start it with --lora-adapters or --lora-loading true")
         self.loaded.adapters.load(name, folder, self.group)
 
     def unload_adapter(self, name: str) -> None:
-        """See engine.loop.Executor."""
+        """See engine.executor.Executor."""
         if self.loaded.adapters is not None:
             self.loaded.adapters.unload(name)
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def launch(self, plan: StepPlan) -> FinishedStep:
         """Run one step; on rank 0 with the tokens chosen, on others with an empty result.
 
         A step that does not fit into the GPU's memory is run again in halves, and those again, which changes no text:
@@ -122,7 +126,7 @@ class Runner:
         result = self._try(plan)
         if len(result.failed) == len(plan.items):
             raise GenerationError(NO_MEMORY)
-        return result
+        return FinishedStep(result)
 
     def _try(self, plan: StepPlan) -> StepResult:
         try:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
-from textgen_server.engine.plan import Sample, StepPlan, StepResult
+from textgen_server.engine.executor import Step
+from textgen_server.engine.plan import Sample, StepPlan
 from textgen_server.errors import InvalidRequest, StartupError
 from textgen_server.runner.runner import Runner
 from textgen_server.sampling import SamplingParams
@@ -29,19 +30,24 @@ class ShardedExecutor:
         self._runner = runner
         self._workers = workers
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """See engine.loop.Executor. Raises OSError when a worker is gone."""
+    @property
+    def ahead(self) -> int:
+        """See engine.executor.Executor."""
+        return self._runner.ahead
+
+    def launch(self, plan: StepPlan) -> Step:
+        """See engine.executor.Executor. Raises OSError when a worker is gone."""
         if self._workers:
             self._send(_without_history(plan))
-        return self._runner.execute(plan)
+        return self._runner.launch(plan)
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """See engine.loop.Executor."""
+        """See engine.executor.Executor."""
         self._send(AdapterOrder(name, folder))  # first: the ranks tell each other whether all of them could
         self._runner.load_adapter(name, folder)
 
     def unload_adapter(self, name: str) -> None:
-        """See engine.loop.Executor."""
+        """See engine.executor.Executor."""
         self._runner.unload_adapter(name)
         self._send(AdapterOrder(name, None))
 
@@ -85,7 +91,7 @@ def obey(runner: Runner, path: Path, key: bytes) -> None:
                 return
             match pickle.loads(message):
                 case StepPlan() as plan:
-                    runner.execute(plan)
+                    runner.launch(plan).result()
                 case AdapterOrder(name, None):
                     runner.unload_adapter(name)
                 case AdapterOrder(name, Path() as folder):

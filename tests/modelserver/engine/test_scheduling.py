@@ -1,52 +1,15 @@
 """The scheduler and the block manager under random sequences of everything that can happen to them."""
 
-import hashlib
-from collections.abc import Iterable
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paged_model import PagedModel, alone
 
 from textgen_server.engine.blocks import BlockManager
-from textgen_server.engine.plan import Scores, StepPlan, StepResult
 from textgen_server.engine.request import Finish, Request
 from textgen_server.engine.scheduler import Limits, Output, Scheduler
 from textgen_server.engine.speculation import Lookup
 from textgen_server.errors import GenerationError, InvalidRequest
-
-
-def next_token(tokens: Iterable[int]) -> int:
-    """A stand-in for a model: the next token is a function of all tokens so far. It often repeats the token of three
-    before, so that what has been said before is worth guessing."""
-    tokens = list(tokens)
-    chance = hashlib.sha256(bytes(t % 251 for t in tokens)).digest()[0]
-    return tokens[-3] if len(tokens) > 2 and chance % 8 else chance
-
-
-class PagedModel:
-    """Remembers what was written to each block, as a KV cache does, and answers from that memory alone."""
-
-    def __init__(self, block_size: int) -> None:
-        self.block_size = block_size
-        self.cells: dict[tuple[int, int], int] = {}
-
-    def execute(self, plan: StepPlan) -> StepResult:
-        for item in plan.items:
-            assert item.start > item.encoder_length or item.start == 0
-            assert len(item.tokens) > item.encoder_length or item.start > 0, "an encoder is computed whole"
-            for offset, token in enumerate(item.tokens, item.start):
-                self.cells[item.blocks[offset // self.block_size], offset % self.block_size] = token
-        tokens = [
-            next_token(self._read(item)[: item.start + len(item.tokens) - item.drafts + row])
-            for item in plan.items
-            for row in range(len(item.choices()))
-        ]
-        scores = [Scores([float(token) for token in item.targets], []) for item in plan.items if item.targets]
-        return StepResult(tokens, [0.0] * len(tokens), scores=scores)
-
-    def _read(self, item) -> list[int]:
-        length = item.start + len(item.tokens)
-        return [self.cells[item.blocks[i // self.block_size], i % self.block_size] for i in range(length)]
 
 
 def make(num_blocks=64, block_size=4, batch=8, prefill=16, total=200, caching=True, speculate=0) -> Scheduler:
@@ -64,13 +27,6 @@ def step(scheduler: Scheduler, model: PagedModel) -> list[Output]:
     outputs = scheduler.commit(plan, model.execute(plan)).outputs
     scheduler.blocks.check_integrity(list(scheduler))
     return outputs
-
-
-def alone(prompt: list[int], count: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(next_token(tokens))
-    return tokens[len(prompt) :]
 
 
 PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)  # few token values, so that prefixes are shared often

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.executor import FinishedStep
 from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.plan import StepPlan, StepResult
 from textgen_server.engine.scheduler import Limits, Scheduler
@@ -29,13 +30,15 @@ class CountingExecutor:
     fail: Exception | None = None
     gate: threading.Event = field(default_factory=threading.Event)
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    ahead = 0
+
+    def launch(self, plan: StepPlan) -> FinishedStep:
         self.gate.wait(60)
         if self.fail is not None:
             raise self.fail
         self.plans.append(plan)
         tokens = [item.tokens[-1] + 1 for item in plan.items if item.sample]
-        return StepResult(tokens, [-0.5] * len(tokens))
+        return FinishedStep(StepResult(tokens, [-0.5] * len(tokens)))
 
 
 class UpTo:

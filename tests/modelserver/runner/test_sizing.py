@@ -151,7 +151,7 @@ class TestInService:
         for key, length in enumerate((4, 20, 5)):
             scheduler.add(make_request(runner, key, [9] * length, 3))
         plan = scheduler.plan()
-        events = scheduler.commit(plan, runner.execute(plan))
+        events = scheduler.commit(plan, runner.launch(plan).result())
         assert [(failure.key, str(failure.error)[:26]) for failure in events.failures] == [
             (1, "the GPU ran out of memory;")
         ]
