@@ -33,6 +33,12 @@ class Kind:
         """The API group; empty for the core group."""
         return self.api_version.rpartition("/")[0]
 
+    @property
+    def absence(self) -> str:
+        """What to say of a kind that the cluster lacks."""
+        what = f"{self.name} ({self.api_version})"
+        return f"The cluster does not know {what}: install {self.provider}; it is then made at once"
+
     def path(self, namespace: str | None = None, name: str | None = None) -> str:
         """The REST path of one object, of a namespace's objects, or of all."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
@@ -65,13 +71,20 @@ INFERENCE_POOLS = Kind(
 OPTIONAL = (SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
 """Kinds that a cluster may lack, and that may come and go while the operator runs."""
 
-PRUNED = (CLAIMS, JOBS, DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
+WORKLOADS = (STATEFUL_SETS,)
+"""Kinds that can carry the pods of a service, which has one of them."""
+
+PRUNED = (*WORKLOADS, CLAIMS, JOBS, DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
 """What a service may have at one time and not at another: when nothing asks for it any more, it is deleted."""
 
-OWNED = (STATEFUL_SETS, SERVICES, *PRUNED)
+OWNED = (SERVICES, *PRUNED)
 """What is rendered and applied."""
 
-RIVALS = {AUTOSCALERS: (SCALED_OBJECTS,), SCALED_OBJECTS: (AUTOSCALERS,)}
+RIVALS = {
+    kind: tuple(rival for rival in rivals if rival != kind)
+    for rivals in (WORKLOADS, (AUTOSCALERS, SCALED_OBJECTS))
+    for kind in rivals
+}
 """Kinds of which a service may have only one: the other must be gone before the first is made."""
 
 _BY_NAME = {(kind.api_version, kind.name): kind for kind in OWNED}
@@ -91,11 +104,9 @@ PERMISSIONS = (
     _rule(GROUP, f"{PLURAL}/status", "patch"),
     # An owner reference that blocks the owner's deletion needs this where OwnerReferencesPermissionEnforcement is on.
     _rule(GROUP, f"{PLURAL}/finalizers", "update"),
-    # Apply asks for "patch", and for "create" too when the object is not there yet.
-    _rule(STATEFUL_SETS.group, STATEFUL_SETS.plural, "get", "list", "watch", "create", "patch", "delete"),
-    # An owner may only be set, where it was lost, by who might delete the object.
-    _rule(SERVICES.group, SERVICES.plural, "get", "list", "watch", "create", "patch", "delete"),
-    *(_rule(kind.group, kind.plural, "get", "list", "watch", "create", "patch", "delete") for kind in PRUNED),
+    # Apply asks for "patch", and for "create" too when the object is not there yet. An owner may only be set, where it
+    # was lost, by who might delete the object.
+    *(_rule(kind.group, kind.plural, "get", "list", "watch", "create", "patch", "delete") for kind in OWNED),
     # Pods are deleted to be replaced.
     _rule(PODS.group, PODS.plural, "list", "watch", "delete"),
     # How far a server is that starts.

@@ -3,12 +3,12 @@
 Called by reconcile.py. What is deleted is ours by label, by owner, and by what was applied: nothing else is touched.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from textgen_operator import apply
 from textgen_operator.client import Client
 from textgen_operator.informers import ServiceKey
-from textgen_operator.kinds import CLAIMS, PRUNED, RIVALS, Kind, Manifest, kind_of
+from textgen_operator.kinds import CLAIMS, RIVALS, Kind, Manifest, kind_of
 
 
 async def remove(
@@ -16,6 +16,7 @@ async def remove(
     service: ServiceKey,
     desired: Iterable[Manifest],
     known: Iterable[tuple[Kind, str]],
+    kinds: Set[Kind],
     is_ours: Callable[[Manifest], bool],
 ) -> set[Kind]:
     """Delete what is left over; the kinds that may not be made yet, because a rival is still there.
@@ -25,6 +26,7 @@ async def remove(
         service: whose objects.
         desired: everything that it should have.
         known: what it may have, by kind and name; what is not known, or known wrongly, costs nothing but a later look.
+        kinds: those that may be deleted.
         is_ours: whether a live object belongs to the service.
 
     Raises:
@@ -33,7 +35,7 @@ async def remove(
     namespace, _ = service
     wanted = {(kind_of(manifest), manifest["metadata"]["name"]) for manifest in desired}
     rivals = {(rival, name) for kind, name in wanted for rival in RIVALS.get(kind, ())}
-    left = [found for found in {*known, *rivals} - wanted if found[0] in PRUNED]
+    left = [found for found in {*known, *rivals} - wanted if found[0] in kinds]
     waiting: set[Kind] = set()
     for kind, name in sorted(left, key=lambda found: (found[0].plural, found[1])):
         live = await client.get(kind.path(namespace, name))

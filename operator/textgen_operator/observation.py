@@ -17,6 +17,7 @@ from textgen_operator.references import Reference, references
 from textgen_operator.render.metadata import pod_selector
 from textgen_operator.resource import ObjectMeta
 from textgen_operator.status import Obstacle
+from textgen_operator.workloads import workload_of
 
 OLDEST_EVENT = timedelta(minutes=20)
 """Controllers that fail to make a pod try again, and say so again, every 17 minutes at least."""
@@ -63,10 +64,10 @@ class Observer:
             return found is not None
         return reference.key in {**found.get("data", {}), **found.get("binaryData", {})}
 
-    async def evidence(self, service: ObjectMeta, statefulset: Manifest | None) -> Evidence:
+    async def evidence(self, service: ObjectMeta, workload: Manifest | None) -> Evidence:
         """The pods of a service, and what events say about those that do not come to be."""
         pods = await self._client.items(PODS.path(service.namespace), pod_selector(service))
-        about = _in_question(statefulset, pods)
+        about = _in_question(workload, pods)
         listed = await asyncio.gather(*(self._warnings(service.namespace, kind, name) for kind, name in about))
         return Evidence(pods, [event for events in listed for event in events], self._now())
 
@@ -78,11 +79,13 @@ class Observer:
         return [event for event in events if time_of_event(event) > since]
 
 
-def _in_question(statefulset: Manifest | None, pods: list[Manifest]) -> list[tuple[str, str]]:
+def _in_question(workload: Manifest | None, pods: list[Manifest]) -> list[tuple[str, str]]:
     """Kind and name of the objects whose events may say why pods do not come to be."""
     about: list[tuple[str, str]] = []
-    if statefulset and statefulset.get("status", {}).get("replicas", 0) < statefulset["spec"]["replicas"]:
-        about.append(("StatefulSet", statefulset["metadata"]["name"]))
+    if workload:
+        tally = workload_of(workload).tally(workload, pods)
+        if tally.replicas < tally.wanted:
+            about.append((workload["kind"], workload["metadata"]["name"]))
     for pod in sorted(pods, key=name_of):
         if condition(pod, "PodScheduled").get("status") == "False":
             about += [("PersistentVolumeClaim", claim) for claim in claims(pod)]

@@ -11,13 +11,23 @@ from typing import Any
 from textgen_operator.apply import must_replace
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import covers
-from textgen_operator.kinds import OPTIONAL, PRUNED, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest, kind_of
+from textgen_operator.kinds import (
+    OPTIONAL,
+    PRUNED,
+    SERVICES_OF_OURS,
+    STATEFUL_SETS,
+    WORKLOADS,
+    Kind,
+    Manifest,
+    kind_of,
+)
 from textgen_operator.reconcile import Disposition, dispose, is_ours
 from textgen_operator.render import Defaults, render
 from textgen_operator.render.container import CONTAINER_NAME
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.resource import ObjectMeta, TextGenerationService
 from textgen_operator.rollout.steering import Steering
+from textgen_operator.workloads import pod_spec, workload_of
 
 
 @dataclass(frozen=True)
@@ -45,13 +55,13 @@ class Plan:
         service: as it would be.
         refusal: the API server's words if it would not take the resource; empty if it would.
         steps: one for each object.
-        statefulset: as it is; None when there is none.
+        workload: as it is; None when there is none.
     """
 
     service: TextGenerationService
     refusal: str
     steps: list[Step]
-    statefulset: Manifest | None
+    workload: Manifest | None
 
     @property
     def restarts(self) -> bool:
@@ -80,13 +90,23 @@ async def make_plan(client: Client, service: TextGenerationService, image: str |
     refusal = await _refusal(client, service, live)
     if live is not None:
         service = service.model_copy(update={"metadata": ObjectMeta.model_validate(live["metadata"])})
-    statefulset = await client.get(STATEFUL_SETS.path(meta.namespace, meta.name))
     served = {kind for kind in OPTIONAL if await client.get(f"/apis/{kind.api_version}") is not None}
-    desired = render(service, _defaults(image, live, statefulset), served)
-    desired = [await _steered(client, service, each, statefulset) for each in desired]
+    workload = await _workload(client, service.metadata, served)
+    desired = render(service, _defaults(image, live, workload), served)
+    desired = [await _steered(client, service, each, workload) for each in desired]
     steps = [await _step(client, service.metadata, each, served) for each in desired]
     steps += await _leftovers(client, service.metadata, desired, served)
-    return Plan(service, refusal, steps, statefulset)
+    return Plan(service, refusal, steps, workload)
+
+
+async def _workload(client: Client, service: ObjectMeta, served: Set[Kind]) -> Manifest | None:
+    """What carries the pods now, of whatever kind it is to be."""
+    for kind in WORKLOADS:
+        if kind not in OPTIONAL or kind in served:
+            live = await client.get(kind.path(service.namespace, service.name))
+            if live is not None and is_ours(live, service):
+                return live
+    return None
 
 
 async def _refusal(client: Client, service: TextGenerationService, live: Manifest | None) -> str:
@@ -108,23 +128,26 @@ async def _refusal(client: Client, service: TextGenerationService, live: Manifes
     return ""
 
 
-def _defaults(image: str | None, live: Manifest | None, statefulset: Manifest | None) -> Defaults:
+def _defaults(image: str | None, live: Manifest | None, workload: Manifest | None) -> Defaults:
     """The installation's image is known from what runs, if that was not the service's own wish."""
     if image is not None:
         return Defaults(image=image)
-    if live is None or statefulset is None or "image" in live["spec"]:
+    if live is None or workload is None or "image" in live["spec"]:
         return Defaults()
-    containers = statefulset["spec"]["template"]["spec"]["containers"]
+    containers = pod_spec(workload)["containers"]
     return Defaults(image=next(each["image"] for each in containers if each["name"] == CONTAINER_NAME))
 
 
 async def _steered(
     client: Client, service: TextGenerationService, desired: Manifest, live: Manifest | None
 ) -> Manifest:
-    """The StatefulSet as the operator would apply it: pods of an earlier operator stay, secrets are marked."""
-    if desired["kind"] != STATEFUL_SETS.name or (live is not None and not is_ours(live, service.metadata)):
+    """The workload as the operator would apply it: pods of an earlier operator stay, secrets are marked."""
+    if kind_of(desired) not in WORKLOADS:
         return desired
-    course = await Steering(client).course(service, desired, live)
+    same_kind = live is not None and live["kind"] == desired["kind"]
+    course = await Steering(client).course(service, desired, live if same_kind else None)
+    if kind_of(desired) != STATEFUL_SETS:
+        return course.manifest
     # Not the count of one moment of a rollout, but that of its end.
     return course.manifest | {"spec": course.manifest["spec"] | {"replicas": course.wanted}}
 
@@ -140,7 +163,8 @@ async def _step(client: Client, service: ObjectMeta, desired: Manifest, served: 
     if disposition is Disposition.CONFLICT:
         return Step(what, "blocked", ("there is one that is not this service's",))
     if live is not None and must_replace(desired, live):
-        same = covers(desired["spec"]["template"], live["spec"]["template"])
+        workload = workload_of(desired)
+        same = covers(workload.templates(desired), workload.templates(live))
         return Step(what, "replace", ("its pods serve on meanwhile",), restarts=not same)
     try:
         after = await client.apply(path, desired, FIELD_MANAGER, dry_run=True)
@@ -157,7 +181,7 @@ def _compared(what: str, live: Manifest | None, after: Manifest) -> Step:
     changed = tuple(changes(live, after))
     if not changed:
         return Step(what, "unchanged")
-    restarts = after["kind"] == STATEFUL_SETS.name and live["spec"]["template"] != after["spec"]["template"]
+    restarts = kind_of(after) in WORKLOADS and workload_of(after).templates(live) != workload_of(after).templates(after)
     return Step(what, "update", changed, restarts)
 
 
@@ -204,13 +228,14 @@ def describe(plan: Plan) -> str:
 
 
 def _of_pods(plan: Plan) -> str:
-    if plan.statefulset is None or not plan.statefulset["spec"]["replicas"]:
+    replicas = _replicas_of(plan.workload)
+    if not replicas:
         return ""
     rollout = plan.service.spec.rollout
     if not plan.restarts or rollout.paused:
         return "pods: none restarts"
     first = rollout.partition if rollout.strategy == "Rolling" else 0
-    count = max(0, min(plan.statefulset["spec"]["replicas"], plan.service.spec.replicas) - first)
+    count = max(0, min(replicas, plan.service.spec.replicas) - first)
     return f"pods: {count} restart, {_PACE[rollout.strategy]}"
 
 
@@ -225,7 +250,7 @@ _PACE = {
 def _of_gpus(plan: Plan) -> str:
     """GPUs before, at the most and after: a replica has those of its old or of its new pod, and Surge one pod more."""
     gpu = plan.service.spec.gpu
-    before, after = _gpus_of(plan.statefulset, gpu.resource_name), [gpu.count] * plan.service.spec.replicas
+    before, after = _gpus_of(plan.workload, gpu.resource_name), [gpu.count] * plan.service.spec.replicas
     width = max(len(before), len(after))
     padded = [counts + [0] * (width - len(counts)) for counts in (before, after)]
     peak = sum(max(pair) for pair in zip(*padded, strict=True))
@@ -236,10 +261,13 @@ def _of_gpus(plan: Plan) -> str:
     return f"GPUs ({gpu.resource_name}): {sum(before)} now, {peak} at peak, {sum(after)} afterwards"
 
 
-def _gpus_of(statefulset: Manifest | None, resource: str) -> list[int]:
+def _replicas_of(workload: Manifest | None) -> int:
+    return workload_of(workload).tally(workload, ()).wanted if workload else 0
+
+
+def _gpus_of(workload: Manifest | None, resource: str) -> list[int]:
     """GPUs of each replica as it is."""
-    if statefulset is None:
+    if workload is None:
         return []
-    containers = statefulset["spec"]["template"]["spec"]["containers"]
-    limits = [container.get("resources", {}).get("limits", {}) for container in containers]
-    return [sum(int(each.get(resource, 0)) for each in limits)] * int(statefulset["spec"]["replicas"])
+    limits = [container.get("resources", {}).get("limits", {}) for container in pod_spec(workload)["containers"]]
+    return [sum(int(each.get(resource, 0)) for each in limits)] * _replicas_of(workload)

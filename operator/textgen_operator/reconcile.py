@@ -6,7 +6,7 @@ of times. Called by the controller's workers.
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -22,9 +22,10 @@ from textgen_operator.kinds import (
     CLAIMS,
     JOBS,
     OPTIONAL,
+    PRUNED,
     SCALED_OBJECTS,
     SERVICES_OF_OURS,
-    STATEFUL_SETS,
+    WORKLOADS,
     Kind,
     Manifest,
     kind_of,
@@ -38,6 +39,7 @@ from textgen_operator.render.service import url
 from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
 from textgen_operator.rollout.steering import Course, Steering
 from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of
+from textgen_operator.workloads import pod_spec
 
 LOOK_AGAIN = 15.0
 """Seconds until a look that waits for an object to go, which no watch tells of when it is not ours."""
@@ -89,6 +91,11 @@ class _Child:
     disposition: Disposition
     before: Manifest | None = None
     removed: bool = False
+
+    @property
+    def carries_pods(self) -> bool:
+        """Whether it is the workload."""
+        return kind_of(self.desired) in WORKLOADS
 
     @property
     def change(self) -> Change:
@@ -145,10 +152,20 @@ class Reconciler:
     async def _report_invalid(self, body: Manifest, error: ValidationError) -> None:
         """What runs is left as it is."""
         meta = ObjectMeta.model_validate(body["metadata"])
-        live = await self._client.get(STATEFUL_SETS.path(meta.namespace, meta.name))
-        ours = live if live and is_ours(live, meta) else None
         obstacle = Obstacle("InvalidSpec", "; ".join(map(str, problems(error))))
-        await self._report(body, meta, Observed(ours, obstacle=obstacle))
+        await self._report(body, meta, Observed(await self._present(meta), obstacle=obstacle))
+
+    async def _present(self, service: ObjectMeta) -> Manifest | None:
+        """The workload that a service has, of whatever kind it is to be."""
+        for kind in self._kinds_among(WORKLOADS):
+            live = await self._client.get(kind.path(service.namespace, service.name))
+            if live is not None and is_ours(live, service):
+                return live
+        return None
+
+    def _kinds_among(self, kinds: Iterable[Kind]) -> list[Kind]:
+        """Those that the cluster knows."""
+        return [kind for kind in kinds if kind not in OPTIONAL or kind in self._holdings.served]
 
     async def _put_into_effect(
         self, body: Manifest, service: TextGenerationService, desired: list[Manifest]
@@ -159,10 +176,11 @@ class Reconciler:
             *(self._observe(manifest, meta) for manifest in desired if kind_of(manifest) not in absent)
         )
         course = await self._steer(service, children)
-        obstacle, failure = _conflict(children) or await self._missing(meta, desired), None
+        obstacle = _unsupported(absent) or _conflict(children) or await self._missing(meta, desired)
+        failure = None
         try:
             for child in await self._in_turn(meta, children) if obstacle is None else ():
-                if child.desired["kind"] == STATEFUL_SETS.name and (obstacle := _download(children)):
+                if child.carries_pods and (obstacle := _download(children)):
                     child.disposition = Disposition.WAIT
                 await self._write(child)
             for pod in course.remove if course and obstacle is None else ():
@@ -172,7 +190,7 @@ class Reconciler:
                 raise
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
         observed = Observed(
-            _live(children, STATEFUL_SETS),
+            _live(children, *WORKLOADS) or await self._present(meta),
             shards=service.spec.num_shards,
             obstacle=obstacle,
             intent=Intent(service, url(service), tuple(overrides(service, self._defaults)), absent),
@@ -189,9 +207,9 @@ class Reconciler:
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
     async def _steer(self, service: TextGenerationService, children: list[_Child]) -> Course | None:
-        """Let the StatefulSet, where it is ours to make, have the pods that it should have at this moment."""
+        """Let the workload, where it is ours to make, have the pods that it should have at this moment."""
         for child in children:
-            if child.desired["kind"] == STATEFUL_SETS.name and child.disposition is not Disposition.CONFLICT:
+            if child.carries_pods and child.disposition is not Disposition.CONFLICT:
                 course = await self._steering.course(service, child.desired, child.live)
                 child.desired = course.manifest
                 child.disposition = dispose(child.desired, child.live, service.metadata)
@@ -203,14 +221,17 @@ class Reconciler:
         key = (service.namespace, service.name)
         desired = [child.desired for child in children]
         known = self._holdings.objects(key)
-        waiting = await leftovers.remove(self._client, key, desired, known, lambda live: is_ours(live, service))
+        # What serves is kept until what takes its place may be made.
+        kept = WORKLOADS if _download(children) else ()
+        kinds = {kind for kind in self._kinds_among(PRUNED) if kind not in kept}
+        waiting = await leftovers.remove(self._client, key, desired, known, kinds, lambda live: is_ours(live, service))
         for child in children:
             if kind_of(child.desired) in waiting:
                 child.disposition = Disposition.WAIT
         return children
 
     async def _missing(self, service: ObjectMeta, desired: list[Manifest]) -> Obstacle | None:
-        pods = [manifest["spec"]["template"]["spec"] for manifest in desired if manifest["kind"] == STATEFUL_SETS.name]
+        pods = [pod_spec(manifest) for manifest in desired if kind_of(manifest) in WORKLOADS]
         made = {manifest["metadata"]["name"] for manifest in desired if manifest["kind"] == CLAIMS.name}
         missing = [await self._observer.missing(service.namespace, pod, made) for pod in pods]
         return next(filter(None, missing), None)
@@ -227,14 +248,14 @@ class Reconciler:
         if child.disposition is Disposition.APPLY:
             child.live = await apply.apply(self._client, child.desired, child.live)
         elif child.disposition is Disposition.REPLACE and child.live is not None:
-            if child.desired["kind"] == STATEFUL_SETS.name:
+            if child.carries_pods:
                 await claims.prepare(self._client, child.desired, child.live)
             await apply.remove_for_replacement(self._client, child.live)
             child.removed = True
 
     async def _report(self, body: Manifest, meta: ObjectMeta, seen: Observed) -> float | None:
         """Write the status; the seconds after which to look again, or None."""
-        evidence = await self._observer.evidence(meta, seen.statefulset)
+        evidence = await self._observer.evidence(meta, seen.workload)
         told = await self._logs.read(meta, evidence.pods, body.get("status", {}).get("startup"))
         observed = replace(seen, evidence=evidence, progress=told.progress, located=told.located, startup=told.startup)
         status = status_of(body, observed, self._clock())
@@ -243,6 +264,12 @@ class Reconciler:
         await apply.write_status(self._client, body, status)
         metrics.note_service(body, status, observed.wanted, self._clock())
         return next_look(observed, status, self._clock())
+
+
+def _unsupported(absent: Sequence[Kind]) -> Obstacle | None:
+    """That there is nothing to carry the pods."""
+    kind = next((kind for kind in absent if kind in WORKLOADS), None)
+    return Obstacle("UnsupportedCluster", kind.absence) if kind else None
 
 
 def _conflict(children: list[_Child]) -> Obstacle | None:

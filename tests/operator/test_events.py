@@ -27,8 +27,8 @@ def status(generation: int = 1, ready: int = 0, failure: Manifest | None = None,
 
 
 def statefulset(version: str, replicas: int = 1) -> Manifest:
-    meta = {"name": "chat", "resourceVersion": version}
-    return {"kind": "StatefulSet", "metadata": meta, "spec": {"replicas": replicas}}
+    meta = {"name": "chat", "resourceVersion": version, "generation": 1}
+    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": {"replicas": replicas}}
 
 
 def reasons(before: Manifest, after: Manifest) -> list[str]:

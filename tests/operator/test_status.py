@@ -18,7 +18,13 @@ ROLLED_OUT = {"observedGeneration": 2, "currentRevision": "b", "updateRevision":
 
 
 def statefulset(wanted: int = 1, **status: Any) -> Manifest:
-    return {"metadata": {"generation": 2}, "spec": {"replicas": wanted}, "status": status}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"generation": 2},
+        "spec": {"replicas": wanted},
+        "status": status,
+    }
 
 
 def pod(**status: Any) -> Manifest:

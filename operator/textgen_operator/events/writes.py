@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 
 from textgen_operator.events.event import Change, Event
-from textgen_operator.kinds import STATEFUL_SETS, Manifest
+from textgen_operator.kinds import WORKLOADS, Manifest
+from textgen_operator.workloads import workload_of
+
+_CARRY_PODS = {kind.name for kind in WORKLOADS}
 
 
 def of_writes(service: Manifest, changes: list[Change]) -> Iterator[Event]:
@@ -31,9 +34,9 @@ def _what(change: Change, drifted: bool) -> tuple[str, str]:
 
 
 def _scaled(change: Change) -> Iterator[Event]:
-    if change.before is None or change.after is None or change.after.get("kind") != STATEFUL_SETS.name:
+    if change.before is None or change.after is None or change.after.get("kind") not in _CARRY_PODS:
         return
-    before, after = (each["spec"].get("replicas") for each in (change.before, change.after))
+    before, after = (workload_of(each).tally(each, ()).wanted for each in (change.before, change.after))
     if before != after:
         yield Event("Normal", "Scaled", f"From {before} to {after} replicas")
 

@@ -7,10 +7,11 @@ and a line in `render`.
 from collections.abc import Set
 
 from textgen_operator.kinds import Kind, Manifest
-from textgen_operator.render import cache, disruption, download, monitor, policy, routes, scaling, statefulset
+from textgen_operator.render import cache, disruption, download, monitor, policy, routes, scaling, workload
 from textgen_operator.render import service as services
 from textgen_operator.render.defaults import Defaults
 from textgen_operator.resource import TextGenerationService
+from textgen_operator.workloads import pod_spec
 
 __all__ = ["Defaults", "render"]
 
@@ -26,13 +27,13 @@ def render(service: TextGenerationService, defaults: Defaults, served: Set[Kind]
     Raises:
         pydantic.ValidationError: the server would not take the options that the spec asks for.
     """
-    pods = statefulset.render(service, defaults)
+    pods = workload.render(service, defaults)
     return [
         services.render_headless(service),
         services.render(service),
         *policy.render(service),
         *cache.shared_claim(service),
-        *download.render(service, defaults, pods["spec"]["template"]["spec"]),
+        *download.render(service, pod_spec(pods)),
         pods,
         *disruption.render(service),
         *scaling.render(service),

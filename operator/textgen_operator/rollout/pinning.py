@@ -1,7 +1,7 @@
 """An operator of another version renders other pods: a service whose spec has not changed keeps the pods that it has.
 
 What pods are made from is written down, beside the hash of the spec that it was rendered for, in an annotation of the
-StatefulSet. While the hash stays the same, that is what is applied: drift is put back, and nothing restarts. Pure.
+workload. While the hash stays the same, that is what is applied: drift is put back, and nothing restarts. Pure.
 """
 
 import copy
@@ -14,13 +14,12 @@ from textgen_operator.compare import owns_annotation
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import FIELD_MANAGER
 from textgen_operator.resource import GROUP, Spec
+from textgen_operator.workloads import workload_of
 
 ANNOTATION = f"{GROUP}/pods-from"
 
 _NOT_IN_PODS = {"replicas", "suspend", "autoscaling", "disruption", "rollout", "network", "metrics"}
 """Parts of the spec that pods do not depend on: changing them brings no upgrade that waits. A test varies them."""
-
-_PINNED = ("template", "volumeClaimTemplates")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Pinned:
     """What pods are made from.
 
     Attributes:
-        manifest: the StatefulSet to apply.
+        manifest: the workload to apply.
         version: of the operator that rendered its pods.
         pending: the version whose pods wait for the next change of the spec; empty when none does.
     """
@@ -39,7 +38,7 @@ class Pinned:
 
 
 def pin(desired: Manifest, live: Manifest | None, spec: Spec, version: str, *, roll: bool) -> Pinned:
-    """The StatefulSet with the pods that it should have now.
+    """The workload with the pods that it should have now.
 
     Args:
         desired: as this operator renders it.
@@ -48,11 +47,12 @@ def pin(desired: Manifest, live: Manifest | None, spec: Spec, version: str, *, r
         version: of this operator with its defaults.
         roll: whether an upgrade is to replace pods at once.
     """
-    fresh = {"version": version, "spec": _hash(spec), **{key: desired["spec"].get(key) for key in _PINNED}}
+    parts = workload_of(desired).made_from(desired)
+    fresh = {"version": version, "spec": _hash(spec), **parts}
     old = record(live)
-    if old is None or roll or old["spec"] != fresh["spec"] or all(old.get(key) == fresh[key] for key in _PINNED):
-        return Pinned(_with(desired, fresh), version)
-    return Pinned(_with(desired, old), old["version"], version)
+    if old is None or roll or old["spec"] != fresh["spec"] or all(old.get(part) == parts[part] for part in parts):
+        return Pinned(_with(desired, fresh, parts), version)
+    return Pinned(_with(desired, old, {part: old.get(part) for part in parts}), old["version"], version)
 
 
 def record(live: Manifest | None) -> dict[str, Any] | None:
@@ -63,13 +63,11 @@ def record(live: Manifest | None) -> dict[str, Any] | None:
     return found
 
 
-def _with(desired: Manifest, pinned: dict[str, Any]) -> Manifest:
+def _with(desired: Manifest, pinned: dict[str, Any], parts: dict[str, Any]) -> Manifest:
     manifest = copy.deepcopy(desired)
     text = json.dumps(pinned, sort_keys=True, separators=(",", ":"))
     manifest["metadata"].setdefault("annotations", {})[ANNOTATION] = text
-    for key in _PINNED:
-        if pinned[key] is not None:
-            manifest["spec"][key] = copy.deepcopy(pinned[key])
+    workload_of(desired).remake(manifest, parts)
     return manifest
 
 

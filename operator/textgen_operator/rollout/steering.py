@@ -1,6 +1,7 @@
-"""The StatefulSet as it should be at this look: its pods pinned, its secrets hashed, its rollout paced.
+"""The workload as it should be at this look: its pods pinned, its secrets hashed, its rollout paced.
 
-Called by reconcile.py, before the StatefulSet is applied.
+Called by reconcile.py, before the workload is applied. Only a StatefulSet's rollout is paced here; other kinds have
+controllers that do it.
 """
 
 import copy
@@ -10,7 +11,7 @@ from importlib.metadata import version
 
 from textgen_operator.client import Client
 from textgen_operator.compare import covers
-from textgen_operator.kinds import PODS, Manifest
+from textgen_operator.kinds import PODS, STATEFUL_SETS, Manifest, kind_of
 from textgen_operator.render.metadata import pod_selector
 from textgen_operator.resource import Rollout, TextGenerationService
 from textgen_operator.rollout import rotation
@@ -18,11 +19,12 @@ from textgen_operator.rollout.idleness import LOOK_AGAIN, Idleness
 from textgen_operator.rollout.pace import Pace, Pod, pace, pods_of
 from textgen_operator.rollout.pinning import ANNOTATION as PODS_FROM
 from textgen_operator.rollout.pinning import pin, record
+from textgen_operator.workloads import workload_of
 
 
 @dataclass(frozen=True)
 class Course:
-    """What is to be done about the StatefulSet now.
+    """What is to be done about the workload now.
 
     Attributes:
         manifest: to be applied.
@@ -55,11 +57,11 @@ class Steering:
         self._idleness = Idleness()
 
     async def course(self, service: TextGenerationService, desired: Manifest, live: Manifest | None) -> Course:
-        """What is to be done about the StatefulSet.
+        """What is to be done about the workload.
 
         Args:
             service: whose.
-            desired: the StatefulSet as rendered.
+            desired: the workload as rendered.
             live: ours, as it is, or None.
 
         Raises:
@@ -70,27 +72,30 @@ class Steering:
         pinned = pin(desired, live, service.spec, self._version, roll=roll)
         manifest = copy.deepcopy(pinned.manifest)
         reads_secrets = await self._mark_secrets(service, manifest, live)
-        step = await self._step(service, manifest, live)
-        manifest["spec"] |= {"replicas": step.replicas, "updateStrategy": step.update_strategy}
         again = rotation.LOOK_AGAIN if reads_secrets else None
-        if rollout.wait_for_idle_seconds and live is not None and not _at_rest(live):
-            again = LOOK_AGAIN
-        wanted = desired["spec"]["replicas"]
-        return Course(manifest, wanted, pinned.version, pinned.pending, list(step.remove), again)
+        course = Course(manifest, service.spec.pods_wanted, pinned.version, pinned.pending, look_again=again)
+        return await self._paced(service, course, live) if kind_of(desired) == STATEFUL_SETS else course
+
+    async def _paced(self, service: TextGenerationService, course: Course, live: Manifest | None) -> Course:
+        """The course with the next step of a StatefulSet's rollout."""
+        step = await self._step(service, course.manifest, live)
+        course.manifest["spec"] |= {"replicas": step.replicas, "updateStrategy": step.update_strategy}
+        waits = service.spec.rollout.wait_for_idle_seconds and live is not None and not _at_rest(live)
+        return replace(course, remove=list(step.remove), look_again=LOOK_AGAIN if waits else course.look_again)
 
     async def _mark_secrets(self, service: TextGenerationService, manifest: Manifest, live: Manifest | None) -> bool:
-        """Put the hash of the secrets into the pod template; whether it reads any."""
-        template = manifest["spec"]["template"]
-        found = await rotation.checksum(self._client, service.metadata.namespace, template["spec"])
-        marked = None if live is None else _annotations(live["spec"]["template"]).get(rotation.ANNOTATION)
+        """Put the hash of the secrets into the annotations of pods; whether they read any."""
+        workload = workload_of(manifest)
+        pod = workload.templates(manifest)[0]["spec"]
+        found = await rotation.checksum(self._client, service.metadata.namespace, pod)
+        marked = None if live is None else _annotations(workload.templates(live)[0]).get(rotation.ANNOTATION)
         if found is None or (service.spec.rollout.on_secret_change == "Keep" and live is not None):
             # What is there stays: neither taking the mark away nor setting it is worth a restart.
             mark = marked
         else:
             mark = found
         if mark:
-            template["metadata"] = {**template["metadata"], "annotations": {**_annotations(template)}}
-            template["metadata"]["annotations"][rotation.ANNOTATION] = mark
+            workload.mark(manifest, rotation.ANNOTATION, mark)
         return found != ""
 
     async def _step(self, service: TextGenerationService, manifest: Manifest, live: Manifest | None) -> Pace:

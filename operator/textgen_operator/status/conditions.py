@@ -28,9 +28,6 @@ PROGRESSING = "Progressing"
 AVAILABLE = "Available"
 READY = "Ready"
 
-REVISION_LABEL = "controller-revision-hash"
-"""The label of a pod that names its revision."""
-
 
 def verdicts(observed: Observed) -> list[Verdict]:
     """Every condition."""
@@ -57,16 +54,6 @@ def diagnosis_of(observed: Observed) -> Diagnosis | None:
     return found
 
 
-def current_pods(observed: Observed) -> list[Manifest]:
-    """The pods of the newest revision, without those on their way out."""
-    return [
-        pod
-        for pod in observed.pods
-        if pod["metadata"].get("labels", {}).get(REVISION_LABEL) == observed.revision
-        and "deletionTimestamp" not in pod["metadata"]
-    ]
-
-
 def is_ready(pod: Manifest) -> bool:
     """Whether Kubernetes sends requests to a pod."""
     return condition(pod, "Ready").get("status") == "True"
@@ -81,7 +68,7 @@ def _accepted(obstacle: Obstacle | None) -> Verdict:
 def _model_ready(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
     if observed.obstacle and observed.obstacle.reason in ("Downloading", "DownloadFailed"):
         return Verdict(MODEL_READY, "False", observed.obstacle.reason, observed.obstacle.message)
-    if observed.all_ready or any(map(is_ready, current_pods(observed))):
+    if observed.all_ready or any(map(is_ready, observed.current_pods)):
         return Verdict(MODEL_READY, "True", "Loaded", "A pod serves the model")
     if diagnosis and diagnosis.reason in MODEL_REASONS:
         return Verdict(MODEL_READY, "False", diagnosis.reason, diagnosis.message)
@@ -99,7 +86,7 @@ def _scheduled(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
         return Verdict(SCHEDULED, "Unknown", "NoPods", "No pods are wanted")
     if diagnosis and diagnosis.reason in SCHEDULING_REASONS:
         return Verdict(SCHEDULED, "False", diagnosis.reason, diagnosis.message)
-    bound = observed.wanted if observed.all_ready else sum(map(_is_bound, current_pods(observed)))
+    bound = observed.wanted if observed.all_ready else sum(map(_is_bound, observed.current_pods))
     message = f"{bound} of {observed.wanted} pods of the current spec have a node"
     if bound >= observed.wanted:
         return Verdict(SCHEDULED, "True", "Scheduled", message)
@@ -121,7 +108,7 @@ def _available(observed: Observed) -> Verdict:
 
 def _intended_rest(observed: Observed) -> Iterator[tuple[str, str]]:
     """Why there are to be no pods, if that is so."""
-    if observed.statefulset and observed.wanted == 0:
+    if observed.workload and observed.wanted == 0:
         yield ("Suspended", "suspend is true") if observed.suspended else ("ScaledToZero", "replicas is 0")
 
 

@@ -9,7 +9,7 @@ Unlike the others they are there only when the spec asks for such things:
 from collections.abc import Iterator
 
 from textgen_operator.diagnosis.finding import condition
-from textgen_operator.kinds import AUTOSCALERS, SCALED_OBJECTS, Kind
+from textgen_operator.kinds import AUTOSCALERS, SCALED_OBJECTS
 from textgen_operator.status.observed import Intent, Observed
 from textgen_operator.status.verdict import Verdict
 
@@ -29,19 +29,13 @@ def verdicts(observed: Observed) -> Iterator[Verdict]:
         yield _scaling(observed, observed.intent)
     absent = [kind for kind in observed.intent.absent if kind not in _SCALERS]
     if absent:
-        yield Verdict(INTEGRATED, "False", "KindNotServed", "; ".join(map(_sentence, absent)))
-
-
-def _sentence(kind: Kind) -> str:
-    return (
-        f"The cluster does not know {kind.name} ({kind.api_version}): install {kind.provider}; it is then made at once"
-    )
+        yield Verdict(INTEGRATED, "False", "KindNotServed", "; ".join(kind.absence for kind in absent))
 
 
 def _scaling(observed: Observed, intent: Intent) -> Verdict:
     for kind in intent.absent:
         if kind in _SCALERS:
-            return Verdict(SCALING_ACTIVE, "False", "ScalerMissing", _sentence(kind))
+            return Verdict(SCALING_ACTIVE, "False", "ScalerMissing", kind.absence)
     if observed.scaler is None:
         return Verdict(SCALING_ACTIVE, "False", "ScalerMissing", "The scaler has not been made yet")
     kind = observed.scaler["kind"]

@@ -1,6 +1,7 @@
 """What was observed of a service: the input of everything in this package."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from textgen_operator.diagnosis import Evidence
 from textgen_operator.events import Change
@@ -8,6 +9,7 @@ from textgen_operator.kinds import Kind, Manifest
 from textgen_operator.resource import TextGenerationService
 from textgen_operator.rollout.steering import Course
 from textgen_operator.status.progress import Progress
+from textgen_operator.workloads import Tally, workload_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Observed:
     """The children of a service, and what stood in their way.
 
     Attributes:
-        statefulset: ours, as it is after this pass, or None.
+        workload: ours that carries the pods, as it is after this pass, or None.
         evidence: its pods, and what events say about them.
         shards: ranks in each replica; 0 when the spec is not valid.
         obstacle: None when everything asked for was applied.
@@ -61,7 +63,7 @@ class Observed:
         course: where its rollout stands; None when the spec is not valid, or a name is taken.
     """
 
-    statefulset: Manifest | None = None
+    workload: Manifest | None = None
     evidence: Evidence = field(default_factory=Evidence)
     shards: int = 0
     obstacle: Obstacle | None = None
@@ -83,42 +85,48 @@ class Observed:
         """Whether the spec wants no pods for now."""
         return self.intent is not None and self.intent.service.spec.suspend
 
+    @cached_property
+    def tally(self) -> Tally:
+        """The pods, counted as the workload's kind does."""
+        return workload_of(self.workload).tally(self.workload, self.pods) if self.workload else Tally()
+
     @property
     def counts(self) -> dict[str, int]:
-        """The StatefulSet's own counts of pods."""
-        counts = (self.statefulset or {}).get("status", {})
-        return {name: counts.get(name, 0) for name in ("replicas", "readyReplicas", "updatedReplicas")}
+        """The status's counts of pods."""
+        tally = self.tally
+        return {"replicas": tally.replicas, "readyReplicas": tally.ready, "updatedReplicas": tally.updated}
 
     @property
     def revisions(self) -> dict[str, str]:
-        """The StatefulSet's names of the revisions of its pods."""
-        status = (self.statefulset or {}).get("status", {})
-        return {name: status[name] for name in ("currentRevision", "updateRevision") if name in status}
+        """The status's names of the revisions of pods, as far as they are known."""
+        names = {"currentRevision": self.tally.current_revision, "updateRevision": self.tally.update_revision}
+        return {key: name for key, name in names.items() if name}
 
     @property
     def wanted(self) -> int:
-        """Pods that there should be; while they are replaced, the StatefulSet may have more or fewer."""
-        if self.course is not None and self.statefulset is not None:
-            return self.course.wanted
-        return int(self.statefulset["spec"]["replicas"]) if self.statefulset else 0
+        """Pods that there should be; while they are replaced, the workload may have more or fewer."""
+        return self.course.wanted if self.course is not None and self.workload is not None else self.tally.wanted
 
     @property
-    def revision(self) -> str:
-        """Name of the revision that pods should have; empty before there is one."""
-        return str((self.statefulset or {}).get("status", {}).get("updateRevision", ""))
+    def current_pods(self) -> list[Manifest]:
+        """The pods of the newest revision, without those on their way out."""
+        if self.workload is None:
+            return []
+        label = workload_of(self.workload).revision_label
+        return [
+            pod
+            for pod in self.pods
+            if pod["metadata"].get("labels", {}).get(label) == self.tally.update_revision
+            and "deletionTimestamp" not in pod["metadata"]
+        ]
 
     @property
     def rolled_out(self) -> bool:
         """Whether the pods that exist are those of the current spec, as many as asked for."""
-        if self.statefulset is None:
-            return False
-        status = self.statefulset.get("status", {})
-        return (
-            status.get("observedGeneration") == self.statefulset["metadata"]["generation"]
-            and self.counts["replicas"] == self.counts["updatedReplicas"] == self.wanted
-        )
+        tally = self.tally
+        return tally.observed and tally.replicas == tally.updated == self.wanted
 
     @property
     def all_ready(self) -> bool:
         """Whether every pod that there should be is of the current spec, and answers."""
-        return self.rolled_out and self.counts["readyReplicas"] == self.wanted > 0
+        return self.rolled_out and self.tally.ready == self.wanted > 0

@@ -21,7 +21,7 @@ def phase_of(observed: Observed, diagnosis: Diagnosis | None) -> str:
         return "Updating" if serves else "Downloading"
     if observed.obstacle:
         return "Degraded" if serves else "Failed"
-    if observed.statefulset and observed.wanted == 0:
+    if observed.workload and observed.wanted == 0:
         return "Suspended" if observed.suspended else "Idle"
     if observed.all_ready:
         return "Ready"

@@ -1,0 +1,62 @@
+"""What the operator asks of an object that carries pods, whatever its kind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from textgen_operator.kinds import Kind, Manifest
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many pods there are.
+
+    Attributes:
+        wanted: as many as the workload has been told to have.
+        replicas: that exist.
+        ready: that answer.
+        updated: of the newest revision.
+        current_revision: name of the revision of pods that a rollout has not reached; empty when it is not known.
+        update_revision: name of the newest revision; empty before there is one.
+        observed: whether the numbers are about what the workload was told last.
+    """
+
+    wanted: int = 0
+    replicas: int = 0
+    ready: int = 0
+    updated: int = 0
+    current_revision: str = ""
+    update_revision: str = ""
+    observed: bool = False
+
+
+class Workload(Protocol):
+    """One kind of object that carries pods."""
+
+    @property
+    def kind(self) -> Kind:
+        """Its kind."""
+
+    @property
+    def revision_label(self) -> str:
+        """The label of a pod that names its revision."""
+
+    def made_from(self, manifest: Manifest) -> dict[str, Any]:
+        """What of the workload's spec decides on what its pods are, and nothing else: no count, no pace."""
+
+    def remake(self, manifest: Manifest, parts: dict[str, Any]) -> None:
+        """Put what `made_from` gave, perhaps of another manifest, into this one."""
+
+    def templates(self, manifest: Manifest) -> list[Manifest]:
+        """Each pod template, to be read: `metadata` and `spec`."""
+
+    def mark(self, manifest: Manifest, annotation: str, value: str) -> None:
+        """Set an annotation of its pods."""
+
+    def tally(self, manifest: Manifest, pods: Sequence[Manifest]) -> Tally:
+        """Its pods, counted.
+
+        Args:
+            manifest: as it is.
+            pods: of the service.
+        """
