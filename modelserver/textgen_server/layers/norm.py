@@ -6,8 +6,22 @@ from torch import Tensor, nn
 
 from textgen_server.native.ops import fit, rms_norm
 
+Stream = tuple[Tensor, Tensor | None]
+"""What goes from layer to layer: hidden states x [T, hidden], and what is still to be added to them, or None. The next
+norm adds it: with a kernel that does both, x is read once."""
 
-class RMSNorm(nn.Module):
+
+class Norm(nn.Module):
+    """Base: [..., width] to the same."""
+
+    def after(self, stream: Stream) -> tuple[Tensor, Tensor]:
+        """(the sum of the two, its norm)."""
+        x, added = stream
+        x = x if added is None else x + added
+        return x, self(x)
+
+
+class RMSNorm(Norm):
     """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019), computed in float32."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
@@ -24,7 +38,7 @@ class RMSNorm(nn.Module):
         return normed.to(x.dtype) * self.weight
 
 
-class OffsetRMSNorm(nn.Module):
+class OffsetRMSNorm(Norm):
     """x / rms(x) * (1 + offset), in float32 to the end: Gemma's."""
 
     def __init__(self, offset: Tensor, eps: float) -> None:
@@ -52,7 +66,7 @@ class HeadNorm(nn.Module):
         return torch.cat([self.query(x[:, : self.num_queries]), self.key(x[:, self.num_queries :])], dim=1)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Norm):
     """(x - mean) / deviation * weight + bias over the last dimension (Ba et al. 2016); the bias may be absent."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, eps: float) -> None:

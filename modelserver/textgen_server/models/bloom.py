@@ -7,6 +7,7 @@ from textgen_server.layers.activation import ACTIVATIONS
 from textgen_server.layers.alibi import alibi_slopes
 from textgen_server.layers.build import Builder
 from textgen_server.layers.mlp import MLP
+from textgen_server.layers.norm import Stream
 from textgen_server.layers.qkv import grouped
 from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
@@ -41,13 +42,11 @@ class BloomLayer(nn.Module):
         )
         self.normed_residual = flag(config.raw, "apply_residual_connection_post_layernorm", False)
 
-    def forward(self, x: Tensor, rotary: None, batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        normed = self.input_norm(x)
-        x = normed if self.normed_residual else x
-        x = x + self.attention(normed, rotary, batch, cache.keys, cache.values)
-        normed = self.mlp_norm(x)
-        out: Tensor = (normed if self.normed_residual else x) + self.mlp(normed)
-        return out
+    def forward(self, stream: Stream, rotary: None, batch: AttentionBatch, cache: LayerCache) -> Stream:
+        x, normed = self.input_norm.after(stream)
+        attended = self.attention(normed, rotary, batch, cache.keys, cache.values)
+        x, normed = self.mlp_norm.after((normed if self.normed_residual else x, attended))
+        return normed if self.normed_residual else x, self.mlp(normed)
 
 
 class BloomForCausalLM(Decoder):

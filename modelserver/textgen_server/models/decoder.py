@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from textgen_server.attention.base import AttentionBatch
+from textgen_server.layers.norm import Norm, Stream
 from textgen_server.layers.rotary import Rotary
 from textgen_server.models.base import LayerCache
 
@@ -17,7 +18,7 @@ class Decoder(nn.Module):
     embedding: nn.Module
     rotary: Rotary | None
     layers: nn.ModuleList
-    norm: nn.Module
+    norm: Norm
     head: nn.Module
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -27,12 +28,11 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
         """See models.base.CausalModel."""
-        x = self.embed(tokens, positions)
+        stream: Stream = (self.embed(tokens, positions), None)
         rotary = None if self.rotary is None else self.rotary.at(positions)
         for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, rotary, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
+            stream = layer(stream, rotary, batch, cache)
+        return self.norm.after(stream)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See models.base.CausalModel."""

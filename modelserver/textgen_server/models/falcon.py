@@ -14,6 +14,7 @@ from textgen_server.errors import CheckpointError
 from textgen_server.layers.alibi import alibi_slopes
 from textgen_server.layers.build import Builder
 from textgen_server.layers.mlp import MLP
+from textgen_server.layers.norm import Stream
 from textgen_server.layers.qkv import grouped
 from textgen_server.layers.rotary import Rotary
 from textgen_server.layers.self_attention import SelfAttention
@@ -74,16 +75,15 @@ class FalconLayer(nn.Module):
         return SelfAttention(build, heads, spec, qkv, f"{prefix}.dense", rotary_dim, summed=not self.parallel)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, batch: AttentionBatch, cache: LayerCache
-    ) -> Tensor:
-        normed = self.input_norm(x)
+        self, stream: Stream, rotary: tuple[Tensor, Tensor] | None, batch: AttentionBatch, cache: LayerCache
+    ) -> Stream:
+        x, normed = self.input_norm.after(stream)
         attended: Tensor = self.attention(normed, rotary, batch, cache.keys, cache.values)
         if self.parallel:
             normed = normed if self.shares_norm else self.mlp_norm(x)
-            return x + self.group.all_reduce(attended + self.mlp(normed))
-        x = x + attended
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+            return x, self.group.all_reduce(attended + self.mlp(normed))
+        x, normed = self.mlp_norm.after((x, attended))
+        return x, self.mlp(normed)
 
 
 class FalconForCausalLM(Decoder):

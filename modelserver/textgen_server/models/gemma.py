@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from textgen_server.layers.activation import activation
 from textgen_server.layers.build import Builder
 from textgen_server.layers.mlp import GatedMLP
-from textgen_server.layers.norm import OffsetRMSNorm
+from textgen_server.layers.norm import Norm, OffsetRMSNorm
 from textgen_server.models.config import ModelConfig
 from textgen_server.models.llama import LlamaForCausalLM, LlamaLayer
 
 
 class GemmaLayer(LlamaLayer):
     @classmethod
-    def norm(cls, config: ModelConfig, build: Builder, prefix: str) -> nn.Module:
+    def norm(cls, config: ModelConfig, build: Builder, prefix: str) -> Norm:
         return OffsetRMSNorm(build.vector(f"{prefix}.weight"), config.norm_eps)
 
     @classmethod

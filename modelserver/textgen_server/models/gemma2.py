@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
 from textgen_server.layers.build import Builder
+from textgen_server.layers.norm import Stream
 from textgen_server.layers.partition import Heads
 from textgen_server.models.base import LayerCache
 from textgen_server.models.config import ModelConfig, number
@@ -24,10 +25,13 @@ class Gemma2Layer(GemmaLayer):
         self.mlp = self.make_mlp(config, build, f"{prefix}.mlp")
         self.output_norm = self.norm(config, build, f"{prefix}.post_feedforward_layernorm")
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        x = x + self.attended_norm(self.attention(self.input_norm(x), rotary, batch, cache.keys, cache.values))
-        out: Tensor = x + self.output_norm(self.mlp(self.mlp_norm(x)))
-        return out
+    def forward(
+        self, stream: Stream, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache
+    ) -> Stream:
+        x, normed = self.input_norm.after(stream)
+        attended = self.attended_norm(self.attention(normed, rotary, batch, cache.keys, cache.values))
+        x, normed = self.mlp_norm.after((x, attended))
+        return x, self.output_norm(self.mlp(normed))
 
     @classmethod
     def attention_spec(cls, config: ModelConfig, heads: Heads, window: int | None) -> AttentionSpec:

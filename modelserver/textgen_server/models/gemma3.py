@@ -7,6 +7,7 @@ from torch import Tensor
 
 from textgen_server.attention.base import AttentionBatch
 from textgen_server.layers.build import Builder
+from textgen_server.layers.norm import Stream
 from textgen_server.layers.rotary import Rotary
 from textgen_server.models.base import LayerCache
 from textgen_server.models.config import ModelConfig, count, number, section
@@ -37,9 +38,8 @@ class Gemma3ForCausalLM(Gemma2ForCausalLM):
         return config.windows(lambda layer: (layer + 1) % pattern != 0)
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
-        x = self.embed(tokens, positions)
+        stream: Stream = (self.embed(tokens, positions), None)
         rotary, local = self.rotary.at(positions), self.local_rotary.at(positions)
         for layer, slides, cache in zip(self.layers, self.slides, caches, strict=True):
-            x = layer(x, local if slides else rotary, batch, cache)
-        out: Tensor = self.norm(x)
-        return out
+            stream = layer(stream, local if slides else rotary, batch, cache)
+        return self.norm.after(stream)[1]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
 from textgen_server.layers.build import Builder, Piece
 from textgen_server.layers.mlp import MLP
+from textgen_server.layers.norm import Stream
 from textgen_server.layers.partition import Heads
 from textgen_server.layers.qkv import stacked
 from textgen_server.layers.self_attention import SelfAttention
@@ -45,10 +46,11 @@ class GPT2Layer(nn.Module):
     def qkv(cls, config: ModelConfig, heads: Heads, name: str) -> list[Piece]:
         return stacked(name, heads, config.head_dim, config.num_heads, config.num_kv_heads)
 
-    def forward(self, x: Tensor, rotary: None, batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        x = x + self.attention(self.input_norm(x), rotary, batch, cache.keys, cache.values)
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+    def forward(self, stream: Stream, rotary: None, batch: AttentionBatch, cache: LayerCache) -> Stream:
+        x, normed = self.input_norm.after(stream)
+        attended = self.attention(normed, rotary, batch, cache.keys, cache.values)
+        x, normed = self.mlp_norm.after((x, attended))
+        return x, self.mlp(normed)
 
 
 class GPT2LMHeadModel(Decoder):

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
 from textgen_server.layers.build import Builder
 from textgen_server.layers.mlp import MLP
+from textgen_server.layers.norm import Stream
 from textgen_server.layers.qkv import grouped
 from textgen_server.layers.rotary import Rotary
 from textgen_server.layers.self_attention import SelfAttention
@@ -42,13 +43,15 @@ class GPTNeoXLayer(nn.Module):
         )
         self.group = build.group
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        attended: Tensor = self.attention(self.input_norm(x), rotary, batch, cache.keys, cache.values)
+    def forward(
+        self, stream: Stream, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache
+    ) -> Stream:
+        x, normed = self.input_norm.after(stream)
+        attended: Tensor = self.attention(normed, rotary, batch, cache.keys, cache.values)
         if self.parallel:
-            return x + self.group.all_reduce(attended + self.mlp(self.mlp_norm(x)))
-        x = x + attended
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+            return x, self.group.all_reduce(attended + self.mlp(self.mlp_norm(x)))
+        x, normed = self.mlp_norm.after((x, attended))
+        return x, self.mlp(normed)
 
 
 class GPTNeoXForCausalLM(Decoder):

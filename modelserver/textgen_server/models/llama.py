@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
 from textgen_server.layers.build import Builder, Piece
 from textgen_server.layers.mlp import GatedMLP
-from textgen_server.layers.norm import RMSNorm
+from textgen_server.layers.norm import Norm, RMSNorm, Stream
 from textgen_server.layers.partition import Heads
 from textgen_server.layers.qkv import separate
 from textgen_server.layers.rotary import Rotary
@@ -30,13 +30,16 @@ class LlamaLayer(nn.Module):
         self.mlp_norm = self.norm(config, build, f"{prefix}.post_attention_layernorm")
         self.mlp = self.make_mlp(config, build, f"{prefix}.mlp")
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache) -> Tensor:
-        x = x + self.attention(self.input_norm(x), rotary, batch, cache.keys, cache.values)
-        out: Tensor = x + self.mlp(self.mlp_norm(x))
-        return out
+    def forward(
+        self, stream: Stream, rotary: tuple[Tensor, Tensor], batch: AttentionBatch, cache: LayerCache
+    ) -> Stream:
+        x, normed = self.input_norm.after(stream)
+        attended = self.attention(normed, rotary, batch, cache.keys, cache.values)
+        x, normed = self.mlp_norm.after((x, attended))
+        return x, self.mlp(normed)
 
     @classmethod
-    def norm(cls, config: ModelConfig, build: Builder, prefix: str) -> nn.Module:
+    def norm(cls, config: ModelConfig, build: Builder, prefix: str) -> Norm:
         return RMSNorm(build.vector(f"{prefix}.weight"), config.norm_eps)
 
     @classmethod

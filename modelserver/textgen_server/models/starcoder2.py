@@ -4,6 +4,7 @@ from torch import nn
 
 from textgen_server.layers.build import Builder
 from textgen_server.layers.mlp import MLP
+from textgen_server.layers.norm import Norm
 from textgen_server.models.config import ModelConfig
 from textgen_server.models.llama import LlamaLayer
 from textgen_server.models.mistral import MistralForCausalLM
@@ -11,7 +12,7 @@ from textgen_server.models.mistral import MistralForCausalLM
 
 class Starcoder2Layer(LlamaLayer):
     @classmethod
-    def norm(cls, config: ModelConfig, build: Builder, prefix: str) -> nn.Module:
+    def norm(cls, config: ModelConfig, build: Builder, prefix: str) -> Norm:
         return build.layer_norm(prefix, config.norm_eps)
 
     @classmethod

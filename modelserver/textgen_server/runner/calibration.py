@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from textgen_server.attention.base import Attention
 from textgen_server.attention.select import block_size_for
 from textgen_server.engine.plan import Item, StepPlan
+from textgen_server.layers.norm import Stream
 from textgen_server.models.base import CausalModel
 from textgen_server.quantization.calibrated import CalibratedLinear
 from textgen_server.quantization.gptq_rounding import Rounding
@@ -30,14 +31,14 @@ class Stage(nn.Module):
         super().__init__()
         self.layer = layer
         self.in_turn = False
-        self.input: Tensor | None = None
-        self.output: Tensor | None = None
+        self.input: Stream | None = None
+        self.output: Stream | None = None
 
-    def forward(self, x: Tensor, *rest: object) -> Tensor:
+    def forward(self, stream: Stream, *rest: object) -> Stream:
         if not self.in_turn:
-            return x
-        self.output = out = self.layer(x if self.input is None else self.input, *rest)
-        return cast(Tensor, out)
+            return stream
+        self.output = out = self.layer(stream if self.input is None else self.input, *rest)
+        return cast(Stream, out)
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Calibration:
         # The only layer in turn writes a text's keys and values, and reads them at once.
         self._caches = layout.allocate(blocks, self.device) * spec.num_layers
         self._inputs = [self._step(text, layout.block_size) for text in self.texts]
-        self._hidden: list[Tensor | None] = [None for _ in self.texts]
+        self._hidden: list[Stream | None] = [None for _ in self.texts]
 
     def rounded(self, how: Rounding) -> Iterator[dict[str, Grouped]]:
         """Of each layer in turn, its matrices by their names in the checkpoint."""
@@ -83,7 +84,7 @@ class Calibration:
             linear.close()
         return matrices
 
-    def _compute(self, stage: Stage) -> list[Tensor | None]:
+    def _compute(self, stage: Stage) -> list[Stream | None]:
         """The layer's outputs, by texts."""
         outputs = []
         stage.in_turn = True
