@@ -35,7 +35,7 @@ def test_checkpoints_of_compressed_tensors(case: str, tmp_path: Path) -> None:
     assert [len(text) for text in generate(runner, [TOKENS, TOKENS[:3]], 8)] == [8, 8]
 
 
-@pytest.mark.parametrize("method", ["fp8", "eetq"])
+@pytest.mark.parametrize("method", ["fp8", "int8", "eetq"])
 def test_methods_that_quantize_as_weights_load(method: str, tmp_path: Path) -> None:
     save_checkpoint(SHAPE, tmp_path)
     expected = logits(make_runner(tmp_path, quantize=method), TOKENS)
@@ -54,7 +54,7 @@ def test_products_in_8_bits_are_chosen_where_there_are_units_for_them(tmp_path: 
     assert any(isinstance(layer, Float8Product) for layer in layers) == has_float8
 
 
-@pytest.mark.parametrize("method", ["fp8", "eetq"])
+@pytest.mark.parametrize("method", ["fp8", "int8", "eetq"])
 def test_a_model_is_held_in_8_bits(method: str, tmp_path: Path) -> None:
     save_checkpoint(Shape(LLAMA, {"hidden_size": 2048, "num_attention_heads": 16, "intermediate_size": 8192}), tmp_path)
     before = torch.cuda.memory_allocated()

@@ -100,5 +100,5 @@ class Builder:
         return VocabParallelEmbedding(self.loader, name, vocab_size, self.group)
 
     def output_head(self, name: str, vocab_size: int) -> OutputHead:
-        """The matrix [vocab, hidden] that turns hidden states into logits, cut by rows. Never quantized."""
-        return OutputHead(self.loader, name, vocab_size, self.group)
+        """The matrix [vocab, hidden] that turns hidden states into logits, cut by rows."""
+        return OutputHead(self.loader, name, vocab_size, self.group, self.quantization.head)

@@ -1,5 +1,7 @@
 """Token embedding and output head, cut over the ranks by rows of the vocabulary."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +33,10 @@ class VocabParallelEmbedding(nn.Module):
 class OutputHead(nn.Module):
     """hidden [N, hidden] -> logits [N, vocab], the same on every rank."""
 
-    def __init__(self, loader: Loader, name: str, vocab_size: int, group: Group) -> None:
+    def __init__(
+        self, loader: Loader, name: str, vocab_size: int, group: Group, apply: Callable[[Tensor], nn.Module] = dense
+    ) -> None:
+        """`apply` makes a linear layer of a matrix."""
         super().__init__()
         self.group = group
         self.vocab_size = vocab_size
@@ -40,7 +45,7 @@ class OutputHead(nn.Module):
         longest = -(-vocab_size // group.size)
         # Gathering needs equal shares: the shorter ones get a row of zeros, cut off again in `forward`.
         self.padding = longest - length
-        self.linear = dense(F.pad(weight, (0, 0, 0, self.padding)) if self.padding else weight)
+        self.linear = apply(F.pad(weight, (0, 0, 0, self.padding)) if self.padding else weight)
         self.lengths = [partition(vocab_size, Group(rank, group.size))[1] for rank in range(group.size)]
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -57,3 +57,6 @@ class FullPrecision:
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
         packs = can_pack(loader.device, loader.dtype)
         return dense(loader.passing(parts) if packs else loader.tensor(parts), bias)
+
+    def head(self, weight: Tensor) -> nn.Module:
+        return dense(weight)

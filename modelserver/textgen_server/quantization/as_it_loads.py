@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from textgen_server.quantization.base import Quantization
 from textgen_server.quantization.keep_packed import SideBySide
 from textgen_server.quantization.scaled import Rounding, Scaled, rounded
 from textgen_server.quantization.scaled_linear import scaled_layer
 from textgen_server.weights.loader import Loader, Part
 
 
-class _ByRows:
+class _ByRows(Quantization):
     """Each row of a matrix is rounded to codes of type `dtype` by its own largest value."""
 
     dtype: torch.dtype
@@ -20,9 +21,11 @@ class _ByRows:
 
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
         """See quantization.base.Quantization."""
-        codes, scales = rounded(loader.tensor(parts), self.dtype)
-        block = Scaled(codes, scales, codes.shape[1], 0, self.rounding)
-        return SideBySide([scaled_layer(block, codes.device)], bias)
+        return SideBySide([self._rounded(loader.tensor(parts))], bias)
+
+    def _rounded(self, weight: Tensor) -> nn.Module:
+        codes, scales = rounded(weight, self.dtype)
+        return scaled_layer(Scaled(codes, scales, codes.shape[1], 0, self.rounding), codes.device)
 
 
 class Float8(_ByRows):
@@ -30,6 +33,17 @@ class Float8(_ByRows):
 
     dtype = torch.float8_e4m3fn
     rounding = Rounding()
+
+
+class Int8(_ByRows):
+    """Weights and activations in int8, each row with a scale of its own (W8A8, dynamic); the output head, too."""
+
+    dtype = torch.int8
+    rounding = Rounding()
+
+    def head(self, weight: Tensor) -> nn.Module:
+        """See quantization.base.Quantization."""
+        return self._rounded(weight)
 
 
 class Int8Weights(_ByRows):

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from textgen_server.layers.linear import dense
 from textgen_server.weights.loader import Loader, Part
 
 
@@ -19,3 +20,8 @@ class Quantization(Protocol):
             bias: [out] on the device, or None.
         """
         ...
+
+    def head(self, weight: Tensor) -> nn.Module:
+        """The same for the output head, whose `weight` [out, in] is on the device. Most leave it in full precision: it
+        chooses the token."""
+        return dense(weight)

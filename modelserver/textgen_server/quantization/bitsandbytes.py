@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from textgen_server.quantization.base import Quantization
 from textgen_server.weights.loader import Loader, Part
 
 # While it is imported on a CPU, the library recommends a package that downloads compiled code. It has what we use.
@@ -26,7 +27,7 @@ CPU_PACKING_ROWS = 32
 OUTLIER_THRESHOLD = 6.0
 
 
-class Int8:
+class Int8(Quantization):
     """LLM.int8: see `Int8Linear`."""
 
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
@@ -34,7 +35,7 @@ class Int8:
         return Int8Linear(loader.tensor(parts), bias)
 
 
-class FourBit:
+class FourBit(Quantization):
     """Base of the 4-bit methods, which differ in the 16 values that a code can stand for: see `FourBitLinear`."""
 
     values: ClassVar[str]

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.quantization.base import Quantization
 from textgen_server.quantization.gptq_rounding import Rounding, round_matrix
 from textgen_server.quantization.grouped import Grouped
 from textgen_server.weights.loader import Loader, Part
 
 
-class Calibrated:
+class Calibrated(Quantization):
     """The quantization method whose layers are `CalibratedLinear`."""
 
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:

@@ -15,7 +15,7 @@ Holder = Callable[[Sequence[Any], torch.device, torch.dtype], list[nn.Module]]
 the blocks."""
 
 
-class KeepPacked:
+class KeepPacked(Quantization):
     """The quantization method that has `holders` make layers of the kinds of blocks that it has one for, and leaves
     all else to `plain`."""
 

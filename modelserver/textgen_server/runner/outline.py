@@ -19,6 +19,7 @@ from textgen_server.models.base import CacheSpec, CausalModel
 from textgen_server.models.config import ModelConfig
 from textgen_server.models.foreign_weights import count_numbers
 from textgen_server.parallel import Group
+from textgen_server.quantization.base import Quantization
 from textgen_server.runner.quantization import Weights
 from textgen_server.runner.room import device_name, free_bytes
 from textgen_server.settings import ServerOptions
@@ -91,7 +92,7 @@ def _build_empty(
     return survey, Outline(num_bytes, num_bytes - linear.num_bytes, size)
 
 
-class _Counting:
+class _Counting(Quantization):
     """The quantization method of a model that is built to see what it will read: counts what linear layers do."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ ALL_CASES = {family: next(iter(shapes.values())) for family, shapes in SHAPES.it
 }
 TOKENS = torch.randint(3, 131, (41,), generator=torch.Generator().manual_seed(1)).tolist()
 # A linear layer's tolerances (quantization_cases.py) grow over three layers of attention and MLP.
-TOLERANCE = {"bitsandbytes": 0.04, "bitsandbytes-nf4": 0.02, "bitsandbytes-fp4": 0.02, "fp8": 0.1, "eetq": 1e-4}
+TOLERANCE = {"bitsandbytes": 0.04, "bitsandbytes-nf4": 0.02, "bitsandbytes-fp4": 0.02, "fp8": 0.1, "int8": 0.04, "eetq": 1e-4}
 # All families for one library's three methods; for those that share their code, families of every kind of layer.
 EVERY_KIND = ("llama with biases", "falcon", "gpt2", "mixtral", "t5")
 CASES = [(method, case) for method in METHODS for case in ALL_CASES if "bitsandbytes" in method or case in EVERY_KIND]
@@ -79,6 +79,7 @@ SHARED = [
     ("bitsandbytes-fp4", WHOLE_BLOCKS, 0.02),
     ("bitsandbytes-fp4", PARTS_OF_BLOCKS, 0.35),
     ("fp8", PARTS_OF_BLOCKS, 0.15),
+    ("int8", PARTS_OF_BLOCKS, 0.1),
     ("eetq", PARTS_OF_BLOCKS, 0.03),
 ]
 
@@ -100,6 +101,13 @@ def test_without_the_library_the_sentence_says_what_to_install(method, tmp_path,
     folder = save_checkpoint(ALL_CASES["llama"], tmp_path)
     with pytest.raises(StartupError, match=rf"--quantize {method} .*pip install 'textgen\[bitsandbytes\]'$"):
         make_runner(folder, quantize=method)
+
+
+def test_int8_has_the_output_head_in_8_bits_too(tmp_path):
+    folder = save_checkpoint(ALL_CASES["llama"], tmp_path)
+    hidden = torch.randn(5, 48, generator=torch.Generator().manual_seed(0))
+    plain, quantized = (make_runner(folder, quantize=method).loaded.model.logits(hidden) for method in (None, "int8"))
+    assert 1e-4 < distance(quantized, plain) < 0.02
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
