@@ -10,8 +10,10 @@ from typing import Any
 
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import covers, invaded_lists, is_applied
+from textgen_operator.diagnosis.finding import condition
 from textgen_operator.events import Event, manifest_of, name_of
-from textgen_operator.kinds import CLAIMS, EVENTS, PODS, SERVICES_OF_OURS, Manifest, kind_of
+from textgen_operator.kinds import CLAIMS, EVENTS, JOBS, PODS, SERVICES_OF_OURS, Manifest, kind_of
+from textgen_operator.render.download import MADE_FROM
 from textgen_operator.render.metadata import FIELD_MANAGER
 from textgen_operator.resource import API_VERSION, KIND
 
@@ -71,6 +73,10 @@ def _only_if_unchanged(live: Manifest) -> Manifest:
 
 def must_replace(desired: Manifest, live: Manifest) -> bool:
     """Whether the object differs in something that cannot be changed, and has to be made anew."""
+    if desired["kind"] == JOBS.name:
+        # What is done is done, whatever it would run now.
+        made_from = [each["metadata"].get("annotations", {}).get(MADE_FROM) for each in (desired, live)]
+        return condition(live, "Complete").get("status") != "True" and made_from[0] != made_from[1]
     if desired["kind"] != "StatefulSet":
         return False
     new, old = desired["spec"], live["spec"]
@@ -80,9 +86,9 @@ def must_replace(desired: Manifest, live: Manifest) -> bool:
 
 
 async def remove_for_replacement(client: Client, live: Manifest) -> None:
-    """Delete an object but leave its pods alone: they serve on, and its successor takes them over. Raises ApiError."""
-    meta = live["metadata"]
-    await client.delete(kind_of(live).path(meta["namespace"], meta["name"]), meta["uid"], "Orphan")
+    """Delete an object, but leave pods that serve alone: its successor takes them over. Raises ApiError."""
+    meta, propagation = live["metadata"], "Background" if live["kind"] == JOBS.name else "Orphan"
+    await client.delete(kind_of(live).path(meta["namespace"], meta["name"]), meta["uid"], propagation)
     _log.info("Removed %s %s/%s, to make it anew", live["kind"], meta["namespace"], meta["name"])
 
 

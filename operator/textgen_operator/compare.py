@@ -112,7 +112,14 @@ def covers(desired: Any, live: Any, name: str = "", parent: str = "") -> bool:
     if desired == live:
         return True
     is_quantity = parent in _QUANTITY_PARENTS or name in _QUANTITY_FIELDS
-    return is_quantity and quantity.parse(str(desired)) == quantity.parse(str(live))
+    return is_quantity and _same_amount(str(desired), str(live))
+
+
+def _same_amount(one: str, two: str) -> bool:
+    try:
+        return quantity.parse(one) == quantity.parse(two)
+    except ValueError:  # what podTemplate says may be anything
+        return False
 
 
 def invaded_lists(desired: Manifest, live: Manifest) -> dict[str, list[Any]]:
@@ -146,7 +153,7 @@ def _differing(desired: Any, live: Any, pointer: str) -> Iterator[tuple[str, lis
 
 
 def _has_objects(items: Any) -> bool:
-    return isinstance(items, list) and bool(items) and isinstance(items[0], dict)
+    return isinstance(items, list) and bool(items) and all(isinstance(item, dict) for item in items)
 
 
 def _identity(item: Manifest, list_name: str) -> tuple[Any, ...]:

@@ -243,9 +243,9 @@ class Reconciler:
 
     async def _write(self, child: _Child) -> None:
         """Do what is to be done about one object, and note it as it is then."""
-        if child.desired["kind"] == JOBS.name and child.live is not None:
-            return  # a Job cannot be changed, and what it downloads is in its name
         if child.disposition is Disposition.APPLY:
+            if child.desired["kind"] == JOBS.name and child.live is not None:
+                return  # a Job cannot be changed, and what it downloads is in its name
             child.live = await apply.apply(self._client, child.desired, child.live)
         elif child.disposition is Disposition.REPLACE and child.live is not None:
             if child.carries_pods:

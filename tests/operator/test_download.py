@@ -49,6 +49,46 @@ def test_the_job_downloads_what_the_server_reads_into_where_it_reads() -> None:
     assert job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] == "download"
 
 
+def test_the_job_runs_as_the_server_does_but_for_its_gpus_and_asks_for_less() -> None:
+    spec = {
+        "cache": SHARED,
+        "auth": {"apiKeySecretRef": {"name": "keys"}},
+        "resources": {
+            "requests": {"cpu": "16", "memory": "200Gi"},
+            "limits": {"memory": "220Gi", "hugepages-2Mi": "1Gi"},
+        },
+        "imagePullSecrets": [{"name": "registry"}],
+        "scheduling": {"tolerations": [{"key": "dedicated", "operator": "Exists"}], "priorityClassName": "low"},
+        "podTemplate": {
+            "metadata": {"annotations": {"sidecar": "no"}, "labels": {"team": "a"}},
+            "spec": {
+                "containers": [
+                    {
+                        "name": "server",
+                        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+                        "volumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+                    },
+                    {"name": "sidecar", "image": "x"},
+                ],
+                "volumes": [{"name": "ca", "emptyDir": {}}],
+            },
+        },
+    }
+    (job,) = objects("Job", **spec)
+    template = job["spec"]["template"]
+    pod = template["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"] == {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "220Gi"}}
+    env = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert (env["HTTPS_PROXY"], env["NVIDIA_VISIBLE_DEVICES"]) == ("http://proxy", "void")
+    assert {volume["name"] for volume in pod["volumes"]} == {"cache", "tmp", "ca"}
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert [each["key"] for each in pod["tolerations"]] == ["dedicated", "nvidia.com/gpu"]
+    assert pod["priorityClassName"] == "low"
+    assert template["metadata"]["annotations"] == {"sidecar": "no"}
+    assert template["metadata"]["labels"].items() >= {"team": "a", "app.kubernetes.io/component": "download"}.items()
+
+
 def test_the_job_has_another_name_for_another_model_and_not_for_another_operator() -> None:
     def name(image: str = "server:1", **spec: Any) -> str:
         (job,) = objects("Job", image, **{"cache": SHARED, **spec})
@@ -99,6 +139,15 @@ async def test_pods_wait_for_the_download(client: Client, kmock: KubernetesEmula
     live.patch({"status": {"conditions": [{"type": "Failed", "status": "True", "message": "BackoffLimitExceeded"}]}})
     assert await look() == ("Failed", "DownloadFailed")
     assert not await exists()
+    # Whoever gives it more memory wants another try; what is downloaded is the same.
+    stored["spec"]["resources"] = {"limits": {"memory": "9Gi"}}
+    kmock.objects[resource(SERVICES_OF_OURS), "models", "chat"] = stored
+    await look()
+    assert await client.get(JOBS.path("models", name)) is None
+    assert await look() == ("Downloading", "Downloading")
+    live = kmock.objects[resource(JOBS), "models", name]
+    (container,) = live["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {"requests": {"memory": "2Gi"}, "limits": {"memory": "9Gi"}}
     live.patch({"status": {"conditions": [{"type": "Complete", "status": "True"}]}})
     assert await look() == ("Pending", "RollingOut")
     assert await exists()

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 from operator_rendered import DEFAULTS, args_of, container, env_of, manifests, pod, statefulset, volumes
 from operator_samples import service
+from pydantic import ValidationError
 
 from textgen_operator.render.merge import merge
 from textgen_operator.render.metadata import selector
 from textgen_operator.render.pod import overrides
 from textgen_operator.render.server_args import server_args
 from textgen_operator.render.service import url
+from textgen_operator.resource import problems
 from textgen_server.settings import parse
 
 
@@ -196,6 +198,30 @@ def test_the_pod_template_is_merged_by_name_and_last() -> None:
         "spec.enableServiceLinks",
         "spec.hostNetwork",
     ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ({"volumes": [{"name": "x", "secret": {}}]}, "volumes.3.secret: names no Secret"),
+        ({"containers": [{"name": "server", "$patch": "delete"}]}, "containers: the container server must stay"),
+        (
+            {"containers": [{"name": "server", "env": [{"name": "X", "valueFrom": "y"}]}]},
+            "valueFrom: must be an object",
+        ),
+        ({"containers": [{"name": "server", "envFrom": [{"secretRef": []}]}]}, "secretRef: must be an object"),
+        ({"containers": [{"name": "x", "resources": {"limits": {"cpu": "lots"}}}]}, "limits.cpu: 'lots' is not a quan"),
+        ({"containers": [{"name": "server", "volumeMounts": [{"mountPath": "/x"}]}]}, "volumeMounts.3.name: is requ"),
+        ({"initContainers": [{"name": "x", "env": [{"name": "Y", "value": 1}]}]}, "env.0.value: must be a string"),
+    ],
+    ids=str,
+)
+def test_a_pod_template_that_cannot_be_read_is_a_problem_of_its_field(spec: Any, problem: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        pod(podTemplate={"spec": spec})
+    (found,) = problems(caught.value)
+    assert str(found).startswith("spec.podTemplate.spec.")
+    assert problem in str(found)
 
 
 def test_what_the_template_says_anyway_is_no_override() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from textgen_operator.events.event import Change, Event
-from textgen_operator.kinds import WORKLOADS, Manifest
+from textgen_operator.kinds import JOBS, WORKLOADS, Manifest
 from textgen_operator.workloads import workload_of
 
 _CARRY_PODS = {kind.name for kind in WORKLOADS}
@@ -24,6 +24,8 @@ def of_writes(service: Manifest, changes: list[Change]) -> Iterator[Event]:
 
 
 def _what(change: Change, drifted: bool) -> tuple[str, str]:
+    if change.after is None and change.object["kind"] == JOBS.name:
+        return "Updated", "Removed {} to make it anew, as the change needs"
     if change.after is None:
         return "StatefulSetRecreated", "Removed {} to make it anew, as the change needs; its pods serve on"
     if change.before is None:

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+from typing import Any
 
+from textgen_operator import quantity
 from textgen_operator.kinds import JOBS, Manifest
-from textgen_operator.render import access, volumes
-from textgen_operator.render.container import environment
-from textgen_operator.render.defaults import Defaults
+from textgen_operator.render import access
 from textgen_operator.render.metadata import labels, object_meta
 from textgen_operator.render.server_args import server_options
-from textgen_operator.resource import Spec, TextGenerationService
+from textgen_operator.resource import GROUP, Spec, TextGenerationService
 
 COMPONENT = "app.kubernetes.io/component"
+MADE_FROM = f"{GROUP}/made-from"
+"""Annotation of a Job: the hash of its pod's template, which webhooks may change on the way."""
 
 _OPTIONS = ("revision", "lora_adapters", "huggingface_hub_cache", "trust_remote_code")
 _DECIDING: dict[str, bool | set[str]] = {
@@ -21,32 +23,34 @@ _DECIDING: dict[str, bool | set[str]] = {
 """What decides on what is downloaded, from where and how. An operator of another version downloads nothing again."""
 
 
-def render(service: TextGenerationService, defaults: Defaults, pod: Manifest) -> list[Manifest]:
+_OF_POD = (
+    *("affinity", "automountServiceAccountToken", "dnsConfig", "dnsPolicy", "enableServiceLinks", "hostAliases"),
+    *("imagePullSecrets", "nodeSelector", "priorityClassName", "schedulerName", "securityContext"),
+    *("serviceAccountName", "tolerations"),
+)
+_OF_CONTAINER = ("image", "imagePullPolicy", "env", "envFrom", "securityContext", "terminationMessagePolicy")
+"""What the Job's pod has of one that serves. No GPU and nothing that spreads servers; of several containers the one."""
+
+_MOST_REQUESTED = {"cpu": "1", "memory": "2Gi", "ephemeral-storage": "1Ei"}
+"""More than this it does not ask a node to have free: while a new model is downloaded, the old one still serves, and a
+node that is full of servers must take the Job."""
+
+
+def render(service: TextGenerationService, pod: Manifest) -> list[Manifest]:
     """The Job, if the cache is to be warmed.
 
     Args:
         service: the custom resource.
-        defaults: what the installation decides.
         pod: what a pod of the service runs: it is downloaded where, and as whom, it is served.
     """
     spec = service.spec
     if not spec.cache.is_warmed:
         return []
     said = spec.model_dump(mode="json", include=_DECIDING, exclude_defaults=True)
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
-    meta = object_meta(service.metadata, f"{service.metadata.name}-download-{key}")
+    meta = object_meta(service.metadata, f"{service.metadata.name}-download-{_hash(said)}")
     own = {COMPONENT: "download"}
-    meta["labels"] = meta["labels"] | own
-    kept = ("automountServiceAccountToken", "enableServiceLinks", "securityContext", "imagePullSecrets", "nodeSelector")
-    template = {
-        "metadata": {"labels": labels(service.metadata) | own},
-        "spec": {
-            **{name: pod[name] for name in (*kept, "tolerations", "serviceAccountName") if name in pod},
-            "restartPolicy": "Never",
-            "containers": [_container(spec, defaults)],
-            "volumes": [volume for volume in pod["volumes"] if volume["name"] != "shm"],
-        },
-    }
+    template = _template(service, pod, own)
+    meta |= {"labels": meta["labels"] | own, "annotations": {MADE_FROM: _hash(template)}}
     return [
         {
             "apiVersion": JOBS.api_version,
@@ -58,23 +62,57 @@ def render(service: TextGenerationService, defaults: Defaults, pod: Manifest) ->
     ]
 
 
-def _container(spec: Spec, defaults: Defaults) -> Manifest:
+def _hash(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _template(service: TextGenerationService, pod: Manifest, own: dict[str, str]) -> Manifest:
+    extra = service.spec.pod_template.metadata if service.spec.pod_template else None
+    container = _container(service.spec, pod["containers"][0])
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    meta: Manifest = {"labels": (extra.labels if extra else {}) | labels(service.metadata) | own}
+    if extra and extra.annotations:
+        meta["annotations"] = dict(extra.annotations)
+    return {
+        "metadata": meta,
+        "spec": {
+            **{name: pod[name] for name in _OF_POD if name in pod},
+            "restartPolicy": "Never",
+            "containers": [container],
+            "volumes": [volume for volume in pod["volumes"] if volume["name"] in mounted],
+        },
+    }
+
+
+def _container(spec: Spec, server: Manifest) -> Manifest:
     options = server_options(spec)
     shared = options.model_copy()
     # Only what was set is told, and only what matters to a download.
     shared.__pydantic_fields_set__ &= {*_OPTIONS}
-    secret = {mount["name"] for mount in access.mounts(spec)}
+    unread = {"shm", *(mount["name"] for mount in access.mounts(spec))}
+    taken = {name: server[name] for name in _OF_CONTAINER if name in server}
+    # Images of CUDA see every GPU of their node, unless told otherwise.
+    blind = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+    variables = [variable for variable in server.get("env", []) if variable["name"] != blind["name"]]
     return {
+        **taken,
         "name": "download",
-        "image": spec.image or defaults.image,
-        "imagePullPolicy": spec.image_pull_policy,
         "args": ["download-weights", str(options.model_id), *shared.to_args()],
-        **environment(spec),
-        "volumeMounts": [mount for mount in volumes.mounts(spec) if mount["name"] not in {"shm", *secret}],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "env": [*variables, blind],
+        "volumeMounts": [mount for mount in server["volumeMounts"] if mount["name"] not in unread],
+        **_resources(server.get("resources", {})),
     }
+
+
+def _resources(served: Manifest) -> Manifest:
+    """The server's, as far as a download needs them."""
+    limits = {name: amount for name, amount in served.get("limits", {}).items() if name in _MOST_REQUESTED}
+    # What is limited and not requested, Kubernetes takes as requested.
+    asked = limits | served.get("requests", {})
+    requests = {
+        name: min(asked[name], most, key=lambda amount: quantity.parse(str(amount)))
+        for name, most in _MOST_REQUESTED.items()
+        if name in asked
+    }
+    found = {"requests": requests, "limits": limits}
+    return {"resources": {name: amounts for name, amounts in found.items() if amounts}} if requests else {}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from textgen_operator.kinds import Manifest
-from textgen_operator.render import placement, volumes
+from textgen_operator.render import placement, sanity, volumes
 from textgen_operator.render.container import GPU_CLAIM, server_container
 from textgen_operator.render.defaults import Defaults
 from textgen_operator.render.merge import merge
@@ -17,7 +17,8 @@ _GRACE_AFTER_DRAIN = 15
 
 
 def pod_template(service: TextGenerationService, defaults: Defaults) -> Manifest:
-    """The template of the pods, with what the user's podTemplate changes."""
+    """The template of the pods, with what the user's podTemplate changes. Raises pydantic.ValidationError when that
+    cannot be read."""
     return _merged_template(service, defaults)[0]
 
 
@@ -29,7 +30,11 @@ def overrides(service: TextGenerationService, defaults: Defaults) -> list[str]:
 def _merged_template(service: TextGenerationService, defaults: Defaults) -> tuple[Manifest, list[str]]:
     rendered = {"metadata": {"labels": labels(service.metadata)}, "spec": pod_spec(service, defaults)}
     template = service.spec.pod_template
-    return merge(rendered, template.model_dump(by_alias=True, exclude_unset=True) if template else {})
+    if template is None:
+        return rendered, []
+    merged, changed = merge(rendered, template.model_dump(by_alias=True, exclude_unset=True))
+    sanity.check(merged)
+    return merged, changed
 
 
 def pod_spec(service: TextGenerationService, defaults: Defaults) -> Manifest:

@@ -73,4 +73,11 @@ def problems(error: ValidationError) -> list[Problem]:
     return found
 
 
-_MESSAGES = {"extra_forbidden": "there is no such field", "missing": "is required"}
+_MESSAGES = {
+    "extra_forbidden": "there is no such field",
+    "missing": "is required",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be a string",
+}
