@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import aiohttp
 import psutil
@@ -61,7 +62,8 @@ class Processes:
 
     def __init__(self, command: Sequence[str], **options: object) -> None:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1"}
-        self.program = subprocess.Popen(command, env=environment, start_new_session=True, **options)  # type: ignore[call-overload]
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  what it complains of, shown only when it fails
+        self.program = subprocess.Popen(command, env=environment, start_new_session=True, stderr=self._words, **options)  # type: ignore[call-overload]
 
     def all(self) -> list[psutil.Process]:
         try:
@@ -84,7 +86,14 @@ class Processes:
         try:
             yield
         finally:
-            self._signal(signal.SIGSTOP)
+            self.pause()
+
+    def fail(self, name: str) -> NoReturn:
+        """Say why there is nothing to measure. Raises SystemExit."""
+        self.end()
+        self._words.seek(0)
+        sys.stderr.write(self._words.read()[-3000:].decode(errors="replace"))
+        raise SystemExit(f"{name} ended, or did not start: {shlex.join(self.program.args)}")
 
     def end(self) -> None:
         processes = self.all()
@@ -94,6 +103,9 @@ class Processes:
         for process in left:
             process.kill()
         self.program.wait()
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self.all():
@@ -111,7 +123,7 @@ class Server:
         self._processes = Processes([part.replace("{port}", str(port)) for part in command], stdout=subprocess.DEVNULL)
         asyncio.run(self._ready())
         self.ready_seconds = time.perf_counter() - started
-        self._processes._signal(signal.SIGSTOP)
+        self._processes.pause()
 
     async def _ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -124,8 +136,7 @@ class Server:
                 except aiohttp.ClientError:
                     pass
                 await asyncio.sleep(0.05)
-        self._processes.end()
-        raise SystemExit(f"{self.name} did not start: {shlex.join(self._processes.program.args)}")
+        self._processes.fail(self.name)
 
     def measure(self, clients: Sequence[Sequence[Ask]]) -> Turn:
         with self._processes.awake():
@@ -146,15 +157,16 @@ class Program:
         self._processes = Processes(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
         self.ready_seconds = time.perf_counter() - started
-        self._processes._signal(signal.SIGSTOP)
+        self._processes.pause()
 
     def _answer(self) -> float:
         output = self._processes.program.stdout
-        while line := output.readline():
-            if line.startswith("seconds "):  # libraries print what they like
-                return float(line.split()[1])
-        self._processes.end()
-        raise SystemExit(f"{self.name} ended: {shlex.join(self._processes.program.args)}")
+        line = output.readline()
+        while line and not line.startswith("seconds "):  # libraries print what they like
+            line = output.readline()
+        if not line:
+            self._processes.fail(self.name)
+        return float(line.split()[1])
 
     def measure(self, clients: Sequence[Sequence[Ask]]) -> Turn:
         asks = [ask for of_client in clients for ask in of_client]
