@@ -1,14 +1,17 @@
 """The engine without its processes: scheduler, blocks and runner in this one, for tests that compare texts."""
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.events import Output
+from textgen_server.engine.executor import Step
 from textgen_server.engine.plan import Item, Sample, StepPlan
 from textgen_server.engine.request import Request
-from textgen_server.engine.scheduler import Limits, Output, Scheduler
+from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.parallel import Group
 from textgen_server.runner.inputs import build
 from textgen_server.runner.runner import Runner
@@ -69,6 +72,7 @@ def run(
     batch: int = 64,
     caching: bool = True,
     speculate: int = 0,
+    ahead: int = 0,
 ) -> Run:
     """Run requests, whose keys are their indices, together until all have ended."""
     caching = caching and not runner.loaded.config.family.encoder_decoder
@@ -81,9 +85,14 @@ def run(
     for request in requests:
         scheduler.add(request)
     outputs: list[list[Output]] = [[] for _ in requests]
-    while (plan := scheduler.plan()) is not None:
-        for output in scheduler.commit(plan, runner.launch(plan).result()).outputs:
-            outputs[output.request.key].append(output)
+    under_way: deque[tuple[StepPlan, Step]] = deque()
+    while (plan := scheduler.plan()) is not None or under_way:
+        if plan is not None:
+            under_way.append((plan, runner.launch(plan)))
+        while len(under_way) > (ahead if plan is not None else 0):
+            planned, step = under_way.popleft()
+            for output in scheduler.commit(planned, step.result()).outputs:
+                outputs[output.request.key].append(output)
     blocks.check_integrity([])
     return Run(requests, outputs, scheduler.counters.preemptions)
 

@@ -61,9 +61,13 @@ class SamplingParams:
     @property
     def is_plain(self) -> bool:
         """True where logits are used as they are: no penalty, bias, watermark, temperature or filter."""
+        return self.temperature == 1.0 and self.is_tempered
+
+    @property
+    def is_tempered(self) -> bool:
+        """True where at most the temperature changes the logits."""
         return (
-            self.temperature == 1.0
-            and self.top_k == 0
+            self.top_k == 0
             and self.top_p == 1.0
             and self.typical_p == 1.0
             and not self.logit_bias

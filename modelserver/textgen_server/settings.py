@@ -43,6 +43,7 @@ def _split(value: Any) -> Any:
 
 # Of flags that may be repeated. NoDecode: the environment's text is no JSON.
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split), NoDecode]
+Numbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split), NoDecode]
 
 
 class ServerOptions(BaseModel):
@@ -90,8 +91,8 @@ class ServerOptions(BaseModel):
     """Where the model runs. Default: cuda if there is a GPU, else cpu."""
 
     num_shard: int | None = Field(default=None, ge=1, le=64)
-    """Ranks of tensor parallelism, one per GPU. Default: as many as CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES
-    list, else 1."""
+    """Ranks of tensor parallelism, one per GPU, on each node. Default: as many as CUDA_VISIBLE_DEVICES or
+    NVIDIA_VISIBLE_DEVICES list, else 1."""
 
     sharded: bool | None = None
     """TGI's switch: `true` asks for more than one shard, `false` for one."""
@@ -114,10 +115,22 @@ class ServerOptions(BaseModel):
     """Threads of each rank on the CPU. Default: the cores that this process may use, divided by the ranks."""
 
     master_addr: str = "127.0.0.1"
-    """Address at which the ranks meet."""
+    """Address of node 0, at which nodes and ranks meet."""
 
     master_port: int | None = Field(default=None, ge=1, le=65535)
-    """Port at which the ranks meet. Default: a free one."""
+    """Port at which nodes meet, or the ranks of a single node. Default: a free one. Several nodes must be
+    told, and use the two ports above it as well."""
+
+    nnodes: int = Field(default=1, ge=1, le=64)
+    """Nodes (machines, or pods) that hold the model together, each with a server of the same options and `num_shard`
+    ranks. See operations.md."""
+
+    node_rank: int = Field(default=0, ge=0, le=63)
+    """Number of this node. Node 0 serves; the others run their ranks and answer /health alone."""
+
+    node_secret: str | None = Field(default=None, min_length=16, repr=False, exclude=True)
+    """What nodes know each other by, the same for all, at least 16 characters. Other users of the machine can see a
+    command line: better the environment."""
 
     shard_uds_path: str | None = None
     """Path of the engine's Unix socket, to which `-0` is appended. Default: in a private temporary folder."""
@@ -190,6 +203,10 @@ class ServerOptions(BaseModel):
 
     max_batch_size: int = Field(default=256, ge=1)
     """Most requests that run at once; others wait."""
+
+    cuda_graphs: Numbers = ()
+    """Batch sizes, separated by commas, of which decode steps are captured as CUDA graphs; a smaller batch runs as the
+    next larger one. 0 captures none. Default: some twenty sizes up to `max_batch_size`."""
 
     block_size: int | None = Field(default=None, ge=1)
     """Tokens per KV cache block. Default: what the attention backend prefers."""
@@ -327,6 +344,17 @@ class ServerOptions(BaseModel):
             )
         if self.sharded and self.num_shard == 1:
             raise ValueError("sharded is true but num_shard is 1: give num_shard more than 1, or leave sharded out")
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"node_rank {self.node_rank} is too large: nodes are numbered from 0 to nnodes - 1")
+        if self.nnodes > 1 and self.mock_engine:
+            raise ValueError(
+                "nnodes is more than 1, and the mock engine of mock_engine runs on one node: leave one out"
+            )
+        if self.nnodes > 1 and (self.master_port is None or self.master_port > 65533):
+            raise ValueError(
+                "nnodes is more than 1: give master_port, the same on every node; node 0 listens there and at the two "
+                "ports above, so 65533 is the most"
+            )
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile belong together: give both or neither")
         if self.ssl_ca_certs is not None and self.ssl_certfile is None:
@@ -366,7 +394,7 @@ def _as_argument(value: Any) -> str:
         case bool():
             return str(value).lower()
         case tuple():
-            return ",".join(value)
+            return ",".join(map(str, value))
     return str(value)
 
 

@@ -129,6 +129,8 @@ class ForeignForCausalLM(nn.Module):
     """transformers' model in two halves: its decoder, and what it makes of hidden states, which may be more than a
     matrix (Cohere and Granite scale logits, others cap them)."""
 
+    capturable = False  # nobody has looked whether transformers' code waits for the device
+
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         super().__init__()
         if build.group.size > 1:

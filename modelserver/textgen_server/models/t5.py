@@ -176,6 +176,8 @@ class DecoderLayer(nn.Module):
 class T5ForConditionalGeneration(nn.Module):
     """Encoder, decoder and output head."""
 
+    capturable = False  # encoder and decoder are told apart on the host
+
     def __init__(self, config: ModelConfig, build: Builder) -> None:
         super().__init__()
         heads = build.heads(config.num_heads, config.num_heads)

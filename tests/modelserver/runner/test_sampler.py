@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from textgen_server.engine.plan import Sample
-from textgen_server.runner.sampler import exponential, masks_of, sample, score
+from textgen_server.engine.plan import Sample, StepResult
+from textgen_server.runner import sampler
+from textgen_server.runner.choice import exponential
+from textgen_server.runner.sampler import masks_of, score
 from textgen_server.sampling import SamplingParams
+
+
+def sample(*args) -> StepResult:
+    return sampler.sample(*args).read()
+
 
 LOGITS = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.08, 0.02]))
 
@@ -206,7 +213,7 @@ def test_a_constraint_leaves_only_what_its_mask_has():
 
 
 def test_given_tokens_are_scored_by_the_logits_as_they_are():
-    scores = score(torch.stack([LOGITS, LOGITS.flip(0)]), torch.tensor([1, 1]), top=1)
+    scores = score(torch.stack([LOGITS, LOGITS.flip(0)]), torch.tensor([1, 1]), top=1).read()
     assert scores.logprobs == pytest.approx([math.log(0.3), math.log(0.08)], abs=1e-5)
     assert [top[0][0] for top in scores.tops] == [0, 4]
-    assert score(LOGITS[None], torch.tensor([2]), top=0).tops == []
+    assert score(LOGITS[None], torch.tensor([2]), top=0).read().tops == []

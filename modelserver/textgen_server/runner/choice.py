@@ -1,0 +1,63 @@
+"""The choice of a token from shaped logits: the likeliest, or a draw. Called by the sampler, and in captured steps.
+
+Everything is a tensor, and what is launched depends on shapes alone, so that a CUDA graph can replay it.
+
+A draw has a random number for each token: a hash of the request's seed, of how many tokens it has generated, and of the
+token. So a request draws the same alone or in a batch, before or after a preemption, on the CPU or on a GPU. Its logits
+differ by rounding from one batch to another, and only where two tokens are as good as equal does the draw follow; the
+point of a cumulative distribution at one random number would fall beside another token some hundred times as often.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgen_server.engine.plan import Sample
+from textgen_server.hashing import mix32
+
+NUMBERS_AT_ONCE = 1 << 22
+"""Random numbers are made for so many places at a time: 34 MB of 64 bits each."""
+
+Seeds = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def draw(z: Tensor, seeds: Tensor) -> Tensor:
+    """One token per row of z [N, vocab], by the Gumbel-max trick: of z_t - log(E_t) with E exponentially distributed,
+    the largest is at token t with probability softmax(z)_t. `seeds` [N] int64 as `seeds_of` gives them."""
+    tokens = mix32(torch.arange(z.shape[-1], device=z.device))
+    rows = max(1, NUMBERS_AT_ONCE // z.shape[-1])
+    parts = zip(z.split(rows), seeds.split(rows), strict=True)
+    return torch.cat([(part - exponential(mix32(seed[:, None] ^ tokens)).log()).argmax(-1) for part, seed in parts])
+
+
+def logprobs_of(z: Tensor, chosen: Tensor) -> Tensor:
+    """Natural log-probabilities [N] float32 of the tokens chosen [N] int64 from logits z [N, vocab] float32."""
+    return z.gather(-1, chosen[:, None])[:, 0] - z.logsumexp(-1)
+
+
+def exponential(numbers: Tensor) -> Tensor:
+    """Standard exponential numbers in float32, above 0 and finite, of even ones in [0, 2^32). Exact where it matters,
+    near 0."""
+    even = ((numbers.float() + 0.5) * 2.0**-32).clamp_(max=1 - 2.0**-24)
+    return even.neg_().log1p_().neg_()
+
+
+def seeds_of(samples: Sequence[Sample]) -> Seeds:
+    """[N]: of each choice, 32 bits of SplitMix64 (Steele et al. 2014) over its seed and how many tokens came before."""
+    seeds = np.array([s.params.seed & _MASK for s in samples], dtype=np.uint64)
+    positions = np.array([s.position for s in samples], dtype=np.uint64)
+    x = _mix(seeds * _GOLDEN + np.uint64(0x632BE59BD9B4E019))
+    return (_mix(x + positions * _GOLDEN) >> np.uint64(32)).astype(np.int64)
+
+
+_MASK = (1 << 64) - 1
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(x: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

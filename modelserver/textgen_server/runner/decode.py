@@ -1,0 +1,252 @@
+"""Steps in which every sequence decodes one token, on tensors that stay where they are: replayed as CUDA graphs.
+
+Called by the runner. A step of n sequences runs as one of the next larger size that was captured:
+
+    row       0  1  2 | 3
+    sequence  a  b  c | padding: a sequence of one token, in a block that belongs to nobody
+
+Rows do not see each other, so padding disturbs nothing. What a step needs to know is copied to the device in one
+piece. What it chooses lies where the next step finds it, whose sequences `follow` choices of this one: the host need
+not know them.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textgen_server.attention.base import AttentionBatch
+from textgen_server.engine.plan import Item, Sample, StepPlan
+from textgen_server.layers.rotary import LongRope
+from textgen_server.models.base import CausalModel, LayerCache
+from textgen_server.runner.choice import draw, logprobs_of, seeds_of
+from textgen_server.runner.graphs import Graphs
+from textgen_server.runner.inputs import block_tables, turn
+from textgen_server.runner.sampler import Chosen
+from textgen_server.runner.transfer import ALIGNMENT, Array, ToHost, pack, places
+
+_log = logging.getLogger(__name__)
+
+
+class Choice(Enum):
+    """How a whole step chooses, where that can be captured."""
+
+    LIKELIEST = auto()
+    DRAWN = auto()
+    """At most by temperature."""
+
+
+def choice_of(samples: Sequence[Sample]) -> Choice | None:
+    """None where somebody asks for more."""
+    params = [s.params for s in samples]
+    if any(s.constraint is not None for s in samples) or any(p.top_tokens or not p.is_tempered for p in params):
+        return None
+    return Choice.LIKELIEST if all(p.greedy and p.temperature == 1 for p in params) else Choice.DRAWN
+
+
+def default_sizes(most: int) -> list[int]:
+    """Batch sizes to capture, up to `most`: a step takes little longer with a few rows more."""
+    sizes = {1, 2, 4, *range(8, 64, 8), *range(64, 256, 32), *range(256, most, 64)}
+    return sorted({size for size in sizes if size < most} | {most})
+
+
+class Decodes:
+    """Decode steps of up to so many sequences.
+
+    Args:
+        sizes: to which batches are padded.
+        caches: of all blocks; the last one must belong to no sequence.
+        longest: tokens of the longest sequence.
+        most_choices: how many tokens the plan before may choose, where sequences follow them.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        model: CausalModel,
+        caches: list[LayerCache],
+        block_size: int,
+        longest: int,
+        most_choices: int,
+        long: LongRope | None = None,
+    ) -> None:
+        self._sizes = sorted(sizes)
+        self._model = model
+        self._caches = caches
+        self._block_size = block_size
+        self._unused = caches[0].keys.shape[0] - 1
+        self._width = min(-(-longest // block_size), self._unused)
+        self._long = long
+        self._graphs = Graphs()
+        self._fields_at = {size: places(self._fields([], size)) for size in self._sizes}
+        self._results_at = {
+            size: places([np.zeros(size, np.int64), np.zeros(size, np.float32)]) for size in self._sizes
+        }
+        largest, device = self._sizes[-1], caches[0].keys.device
+        # What the host sends: the fields of every row, and its blocks, which stand further apart where they are read.
+        sent = self._fields_at[largest][-1].end + ALIGNMENT + 4 * largest * self._width
+        self._sent = torch.zeros(sent, dtype=torch.uint8, device=device)
+        self._tables = torch.full((largest, self._width), self._unused, dtype=torch.int32, device=device)
+        self._query_start = torch.arange(largest + 1, dtype=torch.int32, device=device)
+        self._logits: Tensor | None = None
+        # What comes back: tokens, then their log-probabilities.
+        received = max(self._results_at[largest][-1].end, 8 * most_choices)
+        self._results = torch.zeros(received, dtype=torch.uint8, device=device)
+        self._last = self._results[: 8 * most_choices].view(torch.int64)
+
+    def capture(self, sizes: Sequence[int] | None = None) -> None:
+        """Capture the steps of these sizes, or of all. Those that cannot be captured run as they are, and so do larger
+        ones than were captured; one warning says so.
+
+        Raises:
+            torch.OutOfMemoryError: not even the largest fits.
+        """
+        started = time.monotonic()
+        done: list[int] = []
+        try:
+            for size in sorted(sizes or self._sizes, reverse=True):
+                self._capture(size)
+                done.append(size)
+        except torch.OutOfMemoryError as error:
+            if not done:
+                raise
+            _log.warning("CUDA graphs of batches below %d are left out, for lack of memory: %s", done[-1], error)
+        except Exception as error:
+            _log.warning("decode steps run without CUDA graphs, and slower: %s", error)
+            self._graphs = Graphs()
+            done = []
+        self._sizes = sorted(done)
+        _log.info("captured %d CUDA graphs in %.1f s", len(self._graphs), time.monotonic() - started)
+
+    def _capture(self, size: int) -> None:
+        self._send([], size)
+        longest = [self._width * self._block_size] * size
+        self._graphs.capture(("forward", size), partial(self._forward, size, longest))
+        for choice in Choice:
+            self._graphs.capture((choice, size), partial(self._choose, size, choice))
+
+    def takes(self, plan: StepPlan) -> bool:
+        """Can it run this step?"""
+        items = plan.items
+        return (
+            bool(self._sizes)
+            and plan.num_decodes == len(items) <= self._sizes[-1]
+            and all(
+                item.sample is not None and not item.adapter and not item.targets and len(item.blocks) <= self._width
+                for item in items
+            )
+        )
+
+    def launch(self, items: list[Item], previous: Tensor, sample: Callable[[Tensor, list[Sample]], Chosen]) -> Chosen:
+        """Run a step that it takes.
+
+        Args:
+            previous: the tokens that the plan before chose, for items that follow them.
+            sample: chooses from logits [N, vocab] in ways that are not captured.
+
+        Returns:
+            What was chosen; its `tokens` stay as they are until the next step.
+        """
+        size = next(size for size in self._sizes if size >= len(items))
+        # Where captured steps look for the tokens of the plan before, if they are not there.
+        if previous.data_ptr() != self._last.data_ptr() and any(item.follows >= 0 for item in items):
+            self._last[: len(previous)].copy_(previous)
+        self._send(items, size)
+        context_lens = [item.start + 1 for item in items] + [1] * (size - len(items))
+        self._graphs.run(("forward", size), partial(self._forward, size, context_lens))
+        samples = [item.sample for item in items if item.sample is not None]
+        choice = choice_of(samples)
+        if choice is None:
+            return sample(self._logits_of(size)[: len(items)], samples)
+        self._graphs.run((choice, size), partial(self._choose, size, choice))
+        where = self._results_at[size]
+        arriving = ToHost([self._results[: where[-1].end]], where)
+        return Chosen(where[0].of(self._results)[: len(items)], len(items), arriving, [0] * len(items))
+
+    def _send(self, items: list[Item], size: int) -> None:
+        """Copy what the step needs to know to where it looks for it."""
+        fields, tables = self._fields(items, size), self._block_tables(items, size)
+        packed, where = pack([*fields, tables], self._sent.device)
+        self._sent[: len(packed)].copy_(packed, non_blocking=True)
+        self._tables[:size, : tables.shape[1]].copy_(where[-1].of(self._sent))
+
+    def _fields(self, items: list[Item], size: int) -> list[Array]:
+        """Of every row: its token, position and slot, the choice that it follows, its seed and number of keys, the
+        temperatures by which it is chosen and reported, and whether it is drawn."""
+        count = len(items)
+        tokens, positions, seeds = (np.zeros(size, np.int64) for _ in range(3))
+        slots = np.full(size, self._unused * self._block_size)
+        follows = np.full(size, -1)
+        keys = np.ones(size, np.int32)
+        temperatures, reported = np.ones(size, np.float32), np.ones(size, np.float32)
+        drawn = np.zeros(size, np.bool_)
+        if items:
+            starts = np.array([item.start for item in items])
+            samples = [item.sample for item in items if item.sample is not None]
+            within = starts % self._block_size
+            slots[:count] = [item.blocks[item.start // self._block_size] * self._block_size for item in items] + within
+            tokens[:count] = [item.tokens[0] for item in items]
+            positions[:count] = starts
+            if self._long is not None:
+                positions[:count] = turn(starts, np.array([item.long for item in items]), self._long)
+            follows[:count] = [item.follows for item in items]
+            keys[:count] = starts + 1
+            temperatures[:count] = [s.params.temperature for s in samples]
+            reported[:count] = [1 if s.params.raw_logprobs else s.params.temperature for s in samples]
+            drawn[:count] = [not s.params.greedy for s in samples]
+            seeds[:count] = seeds_of(samples)
+        return [tokens, positions, slots, follows, seeds, keys, temperatures, reported, drawn]
+
+    def _block_tables(self, items: list[Item], size: int) -> Array:
+        """[size, W] int32, as wide as the longest sequence asks for."""
+        tables = block_tables(items) if items else np.zeros((0, 1), np.int32)
+        padding = np.full((size - len(items), tables.shape[1]), self._unused, np.int32)
+        return np.concatenate([tables, padding])
+
+    def _received(self, size: int) -> list[Tensor]:
+        """The fields on the device."""
+        return [place.of(self._sent) for place in self._fields_at[size]]
+
+    def _forward(self, size: int, context_lens: list[int]) -> None:
+        """From the fields to logits. `context_lens` are upper bounds where this is captured."""
+        tokens, positions, slots, follows, _, keys, *_ = self._received(size)
+        batch = AttentionBatch(
+            num_decodes=size,
+            query_start=self._query_start[: size + 1],
+            context_lens=keys,
+            block_tables=self._tables[:size],
+            slots=slots,
+            query_lens=[1] * size,
+            host_context_lens=context_lens,
+            block_size=self._block_size,
+        )
+        known = torch.where(follows < 0, tokens, self._last[follows.clamp(min=0)])
+        logits = self._model.logits(self._model.forward(known, positions, batch, self._caches))
+        if self._logits is None:
+            self._logits = torch.zeros(self._sizes[-1], logits.shape[1], dtype=logits.dtype, device=logits.device)
+        self._logits[:size].copy_(logits)
+
+    def _logits_of(self, size: int) -> Tensor:
+        """What `_forward` left."""
+        if self._logits is None:
+            raise RuntimeError("no step has run")
+        return self._logits[:size]
+
+    def _choose(self, size: int, choice: Choice) -> None:
+        """From logits to results."""
+        *_, seeds, _, temperatures, reported, drawn = self._received(size)
+        z = self._logits_of(size).float()
+        if choice is Choice.LIKELIEST:
+            chosen = z.argmax(-1)
+        else:
+            shaped = z / temperatures[:, None]
+            chosen = torch.where(drawn, draw(shaped, seeds), shaped.argmax(-1))
+            z = z / reported[:, None]
+        tokens, logprobs = (place.of(self._results) for place in self._results_at[size])
+        tokens.copy_(chosen)
+        logprobs.copy_(logprobs_of(z, chosen))
