@@ -18,10 +18,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgen_server.engine.events import Events, Failure
 from textgen_server.engine.executor import Executor, Step
 from textgen_server.engine.plan import StepPlan, StepResult
 from textgen_server.engine.request import Request
-from textgen_server.engine.scheduler import Events, Failure, Scheduler
+from textgen_server.engine.scheduler import Scheduler
 from textgen_server.engine.statistics import Statistics
 from textgen_server.errors import (
     AdapterInUse,

@@ -37,7 +37,7 @@ class Constraint(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sample:
     """Choose the next token of an item after its last row.
 
@@ -61,7 +61,7 @@ class Sample:
         return replace(self, position=self.position + len(guesses), history=history, previous=guesses[-1])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
     """One request's share of a step.
 
@@ -85,7 +85,7 @@ class Item:
     start: int
     blocks: list[int]
     sample: Sample | None
-    targets: list[int] = field(default_factory=list)
+    targets: Sequence[int] = ()
     top_targets: int = 0
     encoder_length: int = 0
     adapter: str = ""

@@ -59,6 +59,11 @@ class Request:
     arrival: float = field(default_factory=time.monotonic)
 
     prompt_length: int = field(init=False)
+    longest: int = field(init=False)
+    """Tokens of its prompt, and all that it may generate."""
+    choices_need_tokens: bool = field(init=False)
+    """What it asks for depends on the tokens before, not only on how many they are."""
+    ended: bool = field(default=False, init=False)
     num_computed: int = field(default=0, init=False)
     num_chosen: int = field(default=0, init=False)
     follows: int = field(default=-1, init=False)
@@ -80,6 +85,9 @@ class Request:
 
     def __post_init__(self) -> None:
         self.prompt_length = len(self.tokens)
+        self.longest = self.prompt_length + self.max_new_tokens
+        sampling = self.sampling
+        self.choices_need_tokens = self.wants_prompt_logprobs or sampling.needs_history or sampling.watermark
 
     @property
     def num_generated(self) -> int:
@@ -95,16 +103,9 @@ class Request:
         return self.length - self.num_computed
 
     @property
-    def has_last(self) -> bool:
-        """True when a step under way chooses the last token that it may generate."""
-        return self.num_generated + self.num_chosen >= self.max_new_tokens
-
-    @property
-    def needs_last_token(self) -> bool:
-        """True when its next step cannot be planned before the last one's result is known."""
-        sampling = self.sampling
-        choice_depends = self.constraint is not None or sampling.needs_history or sampling.watermark
-        return self.needs_scores or (self.num_chosen > 0 and choice_depends)
+    def foreseeable(self) -> bool:
+        """True when its next step can be planned before the last one's result is known."""
+        return self.constraint is None and not self.choices_need_tokens
 
     @property
     def needs_scores(self) -> bool:
@@ -133,6 +134,6 @@ class Request:
             self.constraint.accept(token)
         if token in self.stop_tokens or (self.constraint is not None and self.constraint.finished):
             return Finish.END_OF_SEQUENCE
-        if self.num_generated >= self.max_new_tokens:
+        if len(self.tokens) >= self.longest:
             return Finish.LENGTH
         return Finish.UNFINISHED

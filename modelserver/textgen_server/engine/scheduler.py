@@ -14,15 +14,16 @@ over, and only younger requests are preempted for older ones. So the oldest requ
 import itertools
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 
 from textgen_server.engine.blocks import BlockManager
-from textgen_server.engine.plan import NO_MEMORY, Item, Sample, Scores, StepPlan, StepResult, Tops
+from textgen_server.engine.events import Events, Failure, Output
+from textgen_server.engine.items import chunk_item, next_item
+from textgen_server.engine.plan import NO_MEMORY, Item, Scores, StepPlan, StepResult, Tops
 from textgen_server.engine.request import Finish, Request
-from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
-from textgen_server.histogram import Histogram
-from textgen_server.telemetry import SKIPPED_TOKENS_BUCKETS
+from textgen_server.engine.statistics import Counters
+from textgen_server.errors import GenerationError, InvalidRequest
 
 
 @dataclass(frozen=True)
@@ -46,56 +47,8 @@ class Limits:
     restarts_long: bool = False
 
 
-@dataclass
-class Counters:
-    """Totals since start.
-
-    Attributes:
-        admissions: counts a request again when it comes back after a preemption.
-        skipped_tokens: right guesses of a request in a step that chose tokens for it.
-    """
-
-    admissions: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    guessed_tokens: int = 0
-    right_guesses: int = 0
-    preemptions: int = 0
-    skipped_tokens: Histogram = field(default_factory=lambda: Histogram(SKIPPED_TOKENS_BUCKETS))
-
-
 Choice = tuple[int, float, Tops]
 """A token that was chosen, its log-probability, and the likeliest tokens of its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A new token of a request. Read on other threads, when the request may have gone on."""
-
-    request: Request
-    index: int
-    """It is the request's token number so many, from 0."""
-    token: int
-    logprob: float
-    finish: Finish
-    top: Tops = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A request that ends with an error."""
-
-    key: Hashable
-    error: TextgenError
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What became of requests."""
-
-    outputs: list[Output] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
 
 
 class _ResultNeeded(Exception):
@@ -180,7 +133,7 @@ class Scheduler:
         """Raise _ResultNeeded where the next step depends on tokens that are not known yet. (So does a preemption.)"""
         if self._under_way and (
             self.limits.speculate
-            or any(request.needs_last_token for request in self.running)
+            or any(not request.foreseeable for request in self.running)
             or (self.limits.restarts_long and any(map(self._outgrows, self.running)))
         ):
             raise _ResultNeeded
@@ -192,14 +145,14 @@ class Scheduler:
         # An older request's claim on blocks may have preempted a younger one that was planned before it.
         decodes = [request for request in decodes if request.blocks]
         chunks = [(request, length) for request, length in chunks if request.blocks]
-        plain = [request for request in decodes if request not in guesses]
-        guessed = [request for request in decodes if request in guesses]
+        plain = [request for request in decodes if request not in guesses] if guesses else decodes
+        guessed = [request for request in decodes if request in guesses] if guesses else []
         planned = [*plain, *guessed, *(request for request, _ in chunks)]
         if not planned:
             return None
-        items = [_item(request, 1) for request in plain]
-        items += [_item(request, 1, guesses[request]) for request in guessed]
-        items += [_item(request, length) for request, length in chunks]
+        items = [next_item(request) for request in plain]
+        items += [next_item(request, guesses[request]) for request in guessed]
+        items += [chunk_item(request, length) for request, length in chunks]
         self._begin(planned, items)
         return StepPlan(items, num_decodes=len(plain))
 
@@ -233,11 +186,14 @@ class Scheduler:
             for request in [request for request in self.running if self._outgrows(request)]:
                 if request.blocks:
                     self._restart(request)
-        return [
-            request
-            for request in list(self.running)
-            if request.num_uncomputed == 1 and not request.has_last and self._make_room(request, request.length)
-        ]
+        decodes, size = [], self.blocks.block_size
+        for request in list(self.running):
+            length = request.length
+            # One whose last token is being chosen is left out, and one that an older has just sent away.
+            decodes_on = length - request.num_computed == 1 and length < request.longest and request.blocks
+            if decodes_on and (length <= len(request.blocks) * size or self._make_room(request, length)):
+                decodes.append(request)
+        return decodes
 
     def _guess_for(self, decodes: list[Request]) -> dict[Request, list[int]]:
         """Guesses for those for which there are any; half of the prefill budget at most, so that prompts go on."""
@@ -333,49 +289,44 @@ class Scheduler:
     def commit(self, plan: StepPlan, result: StepResult) -> Events:
         """Book the results of `plan`, the oldest under way. Requests that ended meanwhile are passed over."""
         events = Events()
-        planned = self._under_way.popleft()
         choices = zip(result.tokens, result.logprobs, result.tops or itertools.repeat(()), strict=False)
         scores = iter(result.scores)
-        for place, (request, item) in enumerate(zip(planned, plan.items, strict=True)):
-            failed = place in result.failed
-            chosen = list(itertools.islice(choices, item.drafts + 1)) if item.sample and not failed else []
-            score = next(scores) if item.targets and not failed else None
-            if self._by_key.get(request.key) is not request:
+        failed = set(result.failed)
+        for place, (request, item) in enumerate(zip(self._under_way.popleft(), plan.items, strict=True)):
+            if place in failed:
+                if not request.ended:
+                    events.failures.append(Failure(request.key, GenerationError(NO_MEMORY)))
+                    self._remove(request)
                 continue
-            if failed:
-                events.failures.append(Failure(request.key, GenerationError(NO_MEMORY)))
-                self._remove(request)
+            chosen: list[Choice] = []
+            if item.sample is not None:
+                chosen = list(itertools.islice(choices, item.drafts + 1)) if item.drafts else [next(choices)]
+            score = next(scores) if item.targets else None
+            if request.ended:
                 continue
             if score is not None:
                 request.prompt_scores.logprobs.extend(score.logprobs)
                 request.prompt_scores.tops.extend(score.tops)
             self._take(request, item, chosen, events)
+        self.counters.generated_tokens += len(events.outputs)
         return events
 
     def _take(self, request: Request, item: Item, chosen: list[Choice], events: Events) -> None:
         """Book one item: the tokens that were chosen, as far as the guesses before them were right."""
-        guesses = item.tokens[len(item.tokens) - item.drafts :]
-        right = sum(
-            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1][0], zip(guesses, chosen, strict=False))
-        )
-        if guesses:
-            request.lookup.judge(right)
-            self.counters.guessed_tokens += len(guesses)
-            self.counters.right_guesses += right
-        if chosen:
-            self.counters.skipped_tokens.observe(right)
-            request.num_chosen -= 1
+        right = self._judge(request, item, chosen) if item.drafts else 0
         finish = Finish.UNFINISHED
-        try:
-            for token, logprob, top in chosen[: right + 1]:
-                finish = request.append(token)
-                self.counters.generated_tokens += 1
-                events.outputs.append(Output(request, request.num_generated - 1, token, logprob, finish, top))
-                if finish:
-                    break
-        except GenerationError as error:
-            finish = Finish.ABORTED
-            events.failures.append(Failure(request.key, error))
+        if chosen:
+            request.num_chosen -= 1
+            self.counters.skipped_tokens.observe(right)
+            try:
+                for token, logprob, top in chosen[: right + 1]:
+                    finish = request.append(token)
+                    events.outputs.append(Output(request, request.num_generated - 1, token, logprob, finish, top))
+                    if finish:
+                        break
+            except GenerationError as error:
+                finish = Finish.ABORTED
+                events.failures.append(Failure(request.key, error))
         # The keys of guesses that were wrong, or came after the end, lie behind what is computed.
         computed = min(item.start + len(item.tokens) - item.drafts + right, len(request.tokens))
         request.num_computed = max(request.num_computed, computed)
@@ -383,48 +334,28 @@ class Scheduler:
         if finish:
             self._remove(request)
 
+    def _judge(self, request: Request, item: Item, chosen: list[Choice]) -> int:
+        """How many of the item's guesses were chosen."""
+        guesses = item.tokens[-item.drafts :]
+        pairs = zip(guesses, chosen, strict=False)
+        right = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1][0], pairs))
+        request.lookup.judge(right)
+        self.counters.guessed_tokens += len(guesses)
+        self.counters.right_guesses += right
+        return right
+
     def abandon(self) -> list[Request]:
         """Drop the requests of the oldest plan under way, whose step failed. Returns them."""
-        dropped = [request for request in self._under_way.popleft() if self._by_key.get(request.key) is request]
+        dropped = [request for request in self._under_way.popleft() if not request.ended]
         for request in dropped:
             self._remove(request)
         return dropped
 
     def _remove(self, request: Request) -> None:
+        request.ended = True
         del self._by_key[request.key]
         if request in self.running:
             self.running.remove(request)
         else:
             self.waiting.remove(request)
         self.blocks.release(request)
-
-
-def _item(request: Request, length: int, guesses: Sequence[int] = ()) -> Item:
-    start = request.num_computed
-    end = start + length
-    sample, targets, top_targets, follows = None, [], 0, -1
-    tokens = [*request.tokens[start:end], *guesses]
-    if end == request.length:
-        history = request.tokens[request.encoder_length :] if request.sampling.needs_history else None
-        previous = request.tokens[-1] if request.sampling.watermark else 0
-        position = request.num_generated + request.num_chosen
-        sample = Sample(request.sampling, position, history, previous, request.constraint)
-    if request.num_chosen and sample:
-        tokens.append(0)
-        follows = request.follows
-    if request.needs_scores:
-        targets = request.tokens[start + 1 : min(end + 1, request.prompt_length)]
-        top_targets = request.sampling.top_tokens
-    return Item(
-        tokens=tokens,
-        start=start,
-        blocks=request.blocks,
-        sample=sample,
-        targets=targets,
-        top_targets=top_targets,
-        encoder_length=request.encoder_length,
-        adapter=request.adapter,
-        drafts=len(guesses),
-        long=request.long,
-        follows=follows,
-    )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from textgen_server.histogram import Histogram
-from textgen_server.telemetry import BATCH_SIZE_BUCKETS, DURATION_BUCKETS
+from textgen_server.telemetry import BATCH_SIZE_BUCKETS, DURATION_BUCKETS, SKIPPED_TOKENS_BUCKETS
 
 Method = Literal["prefill", "decode"]
 
@@ -36,6 +36,25 @@ class StepStatistics:
         self.forward.observe(executed - planned)
         self.decode.observe(committed - executed)
         self.filter.observe(published - committed)
+
+
+@dataclass
+class Counters:
+    """The scheduler's totals since start.
+
+    Attributes:
+        admissions: counts a request again when it comes back after a preemption.
+        skipped_tokens: right guesses of a request in a step that chose tokens for it.
+    """
+
+    admissions: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    guessed_tokens: int = 0
+    right_guesses: int = 0
+    preemptions: int = 0
+    skipped_tokens: Histogram = field(default_factory=lambda: Histogram(SKIPPED_TOKENS_BUCKETS))
 
 
 @dataclass

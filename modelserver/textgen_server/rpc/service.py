@@ -12,10 +12,10 @@ from typing import Any, cast
 import grpc
 
 from textgen_server.engine.constraints import GrammarCompiler
+from textgen_server.engine.events import Events, Failure, Output
 from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.plan import Constraint
 from textgen_server.engine.request import Request
-from textgen_server.engine.scheduler import Events, Failure
 from textgen_server.engine.statistics import StepStatistics
 from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
 from textgen_server.histogram import Histogram
@@ -68,7 +68,7 @@ class EngineService(engine_pb2_grpc.EngineServicer):
         self._asyncio.call_soon_threadsafe(self._dispatch, events)
 
     def _dispatch(self, events: Events) -> None:
-        for number, message in _messages(events).items():
+        for number, message in step_messages(events).items():
             stream = self._streams.get(number)
             if stream is not None:
                 stream.open_requests.difference_update((number, request) for request in _ended(message))
@@ -201,26 +201,31 @@ def _histogram(histogram: Histogram) -> pb.Histogram:
     return pb.Histogram(counts=histogram.counts, sum=histogram.sum)
 
 
-def _messages(events: Events) -> dict[int, pb.StepMessage]:
+def step_messages(events: Events) -> dict[int, pb.StepMessage]:
     """One message per client stream."""
-    messages: dict[int, pb.StepMessage] = defaultdict(pb.StepMessage)
-    any_tops = any(output.top for output in events.outputs)
+    outputs: dict[int, list[Output]] = defaultdict(list)
     for output in events.outputs:
-        request = output.request
-        stream, number = cast(Key, request.key)
-        message = messages[stream]
-        message.requests.append(number)
-        message.tokens.append(output.token)
-        message.logprobs.append(output.logprob)
-        message.finish.append(pb.FinishReason.Name(output.finish))
-        if output.index == 0:
-            message.starts.append(_start(number, request))
-        if any_tops:
-            message.tops.append(alternatives_to_wire(output.top))
+        outputs[cast(Key, output.request.key)[0]].append(output)
+    any_tops = any(output.top for output in events.outputs)
+    messages = {stream: _step_message(of_stream, any_tops) for stream, of_stream in outputs.items()}
     for failure in events.failures:
         stream, number = cast(Key, failure.key)
-        messages[stream].failures.add(request=number, error_type=failure.error.error_type, message=str(failure.error))
+        message = messages.setdefault(stream, pb.StepMessage())
+        message.failures.add(request=number, error_type=failure.error.error_type, message=str(failure.error))
     return messages
+
+
+def _step_message(outputs: list[Output], tops: bool) -> pb.StepMessage:
+    # Whole lists, and the numbers of enumerations: protobuf's cost is per call.
+    numbers = [cast(Key, output.request.key)[1] for output in outputs]
+    return pb.StepMessage(
+        requests=numbers,
+        tokens=[output.token for output in outputs],
+        logprobs=[output.logprob for output in outputs],
+        finish=cast(list[pb.FinishReason], [int(output.finish) for output in outputs]),
+        starts=[_start(number, o.request) for number, o in zip(numbers, outputs, strict=True) if o.index == 0],
+        tops=[alternatives_to_wire(output.top) for output in outputs] if tops else [],
+    )
 
 
 def _start(number: int, request: Request) -> pb.Start:

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from paged_model import Device, PagedModel, alone
 
 from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.events import Events
 from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.request import Finish, Request
-from textgen_server.engine.scheduler import Events, Limits, Scheduler
+from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.sampling import SamplingParams
 
 

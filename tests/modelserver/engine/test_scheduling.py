@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from paged_model import PagedModel, alone
 
 from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.events import Output
 from textgen_server.engine.request import Finish, Request
-from textgen_server.engine.scheduler import Limits, Output, Scheduler
+from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.engine.speculation import Lookup
 from textgen_server.errors import GenerationError, InvalidRequest
 
