@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from textgen_server.attention.base import Attention
 from textgen_server.layers.embedding import OutputHead, VocabParallelEmbedding
+from textgen_server.layers.linear import dense
 from textgen_server.layers.lora import AdapterRows, LoraLinear
 from textgen_server.layers.norm import LayerNorm
 from textgen_server.layers.partition import Heads, partition
@@ -101,4 +102,8 @@ class Builder:
 
     def output_head(self, name: str, vocab_size: int) -> OutputHead:
         """The matrix [vocab, hidden] that turns hidden states into logits, cut by rows."""
-        return OutputHead(self.loader, name, vocab_size, self.group, self.quantization.head)
+
+        def apply(weight: Tensor) -> nn.Module:
+            return self.quantization.head(weight) or dense(weight)
+
+        return OutputHead(self.loader, name, vocab_size, self.group, apply)

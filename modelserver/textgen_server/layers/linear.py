@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textgen_server.native.ops import NativeLinear, fit
+from textgen_server.quantization.base import Quantization
 from textgen_server.weights.loader import Loader, Part
 
 # oneDNN's blocked weight layout depends on the expected number of rows; this one was best or near it from 1 to 512.
@@ -51,12 +52,9 @@ def dense(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     return PackedLinear(weight, bias) if can_pack(weight.device, weight.dtype) else Linear(weight, bias)
 
 
-class FullPrecision:
+class FullPrecision(Quantization):
     """The quantization method that quantizes nothing."""
 
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
         packs = can_pack(loader.device, loader.dtype)
         return dense(loader.passing(parts) if packs else loader.tensor(parts), bias)
-
-    def head(self, weight: Tensor) -> nn.Module:
-        return dense(weight)

@@ -5,7 +5,6 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from textgen_server.layers.linear import dense
 from textgen_server.weights.loader import Loader, Part
 
 
@@ -21,7 +20,7 @@ class Quantization(Protocol):
         """
         ...
 
-    def head(self, weight: Tensor) -> nn.Module:
-        """The same for the output head, whose `weight` [out, in] is on the device. Most leave it in full precision: it
-        chooses the token."""
-        return dense(weight)
+    def head(self, weight: Tensor) -> nn.Module | None:
+        """The same for the output head, whose `weight` [out, in] is on the device; None leaves it in full precision, as
+        most do: it chooses the token."""
+        return None
