@@ -65,6 +65,11 @@ def condition(pod: Manifest, kind: str) -> Manifest:
     return next(found, {})
 
 
+def is_ready(pod: Manifest) -> bool:
+    """Whether Kubernetes sends requests to a pod."""
+    return condition(pod, "Ready").get("status") == "True"
+
+
 def containers(pod: Manifest) -> Iterator[Manifest]:
     """The status of each container, those that prepare the pod first."""
     status = pod.get("status", {})

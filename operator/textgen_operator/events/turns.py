@@ -79,6 +79,8 @@ def _rolled(before: Manifest, after: Manifest) -> Iterator[Event]:
     old, new = (_conditions(status).get("Progressing", {}) for status in (before, after))
     if rolls and new.get("reason") == "RolloutBlocked" and old.get("reason") != "RolloutBlocked":
         yield Event("Warning", "RolloutBlocked", str(new["message"]))
+    if new.get("reason") == "ProgressDeadlineExceeded" != old.get("reason"):
+        yield Event("Warning", "ProgressDeadlineExceeded", str(new["message"]))
 
 
 def _rolls(status: Manifest) -> bool:

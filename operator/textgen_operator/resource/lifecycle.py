@@ -41,6 +41,10 @@ class Rollout(Part):
     wait_for_idle_seconds: int = Field(default=0, ge=0, le=86400)
     """Rolling: most seconds for which a pod is waited for to answer no request, before it is replaced."""
 
+    progress_deadline_seconds: int = Field(default=3600, ge=1, le=604800)
+    """Seconds without any progress after which condition Progressing says ProgressDeadlineExceeded; nothing else comes
+    of it. What pods that go may take (waitForIdleSeconds, drain) is added."""
+
     on_operator_upgrade: Literal["Defer", "Roll"] = "Defer"
     """Whether an operator that renders other pods, or that has another default image, replaces pods at once, or with
     the next change of the spec."""

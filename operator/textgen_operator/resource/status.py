@@ -176,6 +176,9 @@ class Status(Part):
     load: Load | None = None
     """How far the server is that starts; absent when all serve."""
 
+    progressed_at: str | None = Field(default=None, max_length=64, json_schema_extra={"format": "date-time"})
+    """When a rollout last came forward, for rollout.progressDeadlineSeconds; absent when there is none."""
+
     last_failure: Failure | None = None
     """The last time that a container failed, also when it has recovered since."""
 

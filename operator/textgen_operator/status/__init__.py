@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import pod_selector
 from textgen_operator.resource import Condition, ObjectMeta, Status
+from textgen_operator.status import advance
 from textgen_operator.status.addresses import addresses
 from textgen_operator.status.conditions import diagnosis_of, verdicts
 from textgen_operator.status.failure import last_failure
@@ -35,6 +36,9 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
     old = service.get("status", {})
     before = {condition["type"]: condition for condition in old.get("conditions", [])}
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    load = observed.progress.as_status() if observed.progress and not observed.all_ready else None
+    progressed_at = advance.progressed_at(observed, old, meta.generation, load, stamp)
+    overdue = advance.overdue(observed, progressed_at, now)
     status = Status.model_validate(
         {
             "observedGeneration": meta.generation,
@@ -48,9 +52,10 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
             **_intended(observed.intent, old),
             "model": _model(service, observed, old),
             "startup": observed.startup or old.get("startup"),
-            "load": observed.progress.as_status() if observed.progress and not observed.all_ready else None,
+            "load": load,
+            "progressedAt": progressed_at,
             "lastFailure": last_failure(observed.pods, old.get("lastFailure")),
-            "conditions": [_condition(verdict, meta, before, stamp) for verdict in verdicts(observed)],
+            "conditions": [_condition(verdict, meta, before, stamp) for verdict in verdicts(observed, overdue)],
         }
     )
     return status.model_dump(by_alias=True, exclude_none=True)

@@ -12,12 +12,11 @@ All of them are written each time, so that none can go stale:
 Those of memory.py and integrations.py are there only where they apply.
 """
 
-from collections.abc import Iterator
-
 from textgen_operator.diagnosis import MODEL_REASONS, SCHEDULING_REASONS, Diagnosis, diagnose
-from textgen_operator.diagnosis.finding import condition
+from textgen_operator.diagnosis.finding import condition, is_ready
 from textgen_operator.kinds import Manifest
 from textgen_operator.status import integrations, memory, progress
+from textgen_operator.status.advance import resting, unwanted
 from textgen_operator.status.observed import Observed, Obstacle
 from textgen_operator.status.verdict import Verdict
 
@@ -29,14 +28,19 @@ AVAILABLE = "Available"
 READY = "Ready"
 
 
-def verdicts(observed: Observed) -> list[Verdict]:
-    """Every condition."""
+def verdicts(observed: Observed, overdue: str | None) -> list[Verdict]:
+    """Every condition.
+
+    Args:
+        observed: what there is.
+        overdue: that a rollout has not come forward for too long, if that is so.
+    """
     diagnosis = diagnosis_of(observed)
     return [
         _accepted(observed.obstacle),
         _model_ready(observed, diagnosis),
         _scheduled(observed, diagnosis),
-        _progressing(observed, diagnosis),
+        _progressing(observed, diagnosis, overdue),
         _available(observed),
         _ready(observed, diagnosis),
         *memory.verdicts(observed),
@@ -101,28 +105,21 @@ def _available(observed: Observed) -> Verdict:
     ready = observed.counts["readyReplicas"]
     if ready:
         return Verdict(AVAILABLE, "True", "ReadyPods", f"{ready} of {observed.wanted} pods answer")
-    for reason, message in _intended_rest(observed):
-        return Verdict(AVAILABLE, "False", reason, message)
+    if rests := unwanted(observed):
+        return Verdict(AVAILABLE, "False", *rests)
     return Verdict(AVAILABLE, "False", "NoReadyPods", "No pod answers")
 
 
-def _intended_rest(observed: Observed) -> Iterator[tuple[str, str]]:
-    """Why there are to be no pods, if that is so."""
-    if observed.workload and observed.wanted == 0:
-        yield ("Suspended", "suspend is true") if observed.suspended else ("ScaledToZero", "replicas is 0")
-
-
-def _progressing(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
+def _progressing(observed: Observed, diagnosis: Diagnosis | None, overdue: str | None) -> Verdict:
     if observed.obstacle:
-        return Verdict(PROGRESSING, "False", observed.obstacle.reason, observed.obstacle.message)
-    for reason, message in _intended_rest(observed) if observed.rolled_out else ():
-        return Verdict(PROGRESSING, "False", reason, message)
-    if observed.all_ready:
-        return Verdict(PROGRESSING, "False", "RolloutComplete", "Every pod runs the current spec")
-    if observed.intent and observed.intent.service.spec.rollout.paused and not observed.rolled_out:
-        return Verdict(PROGRESSING, "False", "Paused", "rollout.paused is true: pods keep the spec that they have")
+    if overdue:
+        why = diagnosis.message if diagnosis else done
+        return Verdict(PROGRESSING, "False", "ProgressDeadlineExceeded", f"{overdue}; {why}")
     if diagnosis and diagnosis.blocking:
         return Verdict(PROGRESSING, "False", "RolloutBlocked", diagnosis.message)
+        return Verdict(PROGRESSING, "False", observed.obstacle.reason, observed.obstacle.message)
+    if rests := resting(observed):
+        return Verdict(PROGRESSING, "False", *rests)
     counts = observed.counts
     done = f"{counts['updatedReplicas']} of {observed.wanted} pods are up to date, {counts['readyReplicas']} answer"
     return Verdict(PROGRESSING, "True", "RollingOut", done)
@@ -132,9 +129,11 @@ def _ready(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
     if observed.obstacle:
         return Verdict(READY, "False", observed.obstacle.reason, observed.obstacle.message)
     if observed.all_ready:
+    if rests := resting(observed):
+        return Verdict(READY, "False", *rests)
         return Verdict(READY, "True", "Ready", f"All pods ({observed.wanted}) run the current spec and answer")
-    for reason, message in _intended_rest(observed):
-        return Verdict(READY, "False", reason, message)
+    if rests := unwanted(observed):
+        return Verdict(READY, "False", *rests)
     if diagnosis:
         return Verdict(READY, "False", diagnosis.reason, diagnosis.message)
     return Verdict(READY, "False", "RollingOut", "Pods are being started or replaced")
