@@ -15,10 +15,13 @@ from pydantic.fields import FieldInfo
 
 from textgen_operator import crd, kinds, yamlfile
 from textgen_server.settings import ServerOptions, env_of, flag_of
+from tools.chart_readme import readme
+from tools.dashboards import dashboards
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOLS = ("textgen_server/rpc/engine", "textgen_server/api/predictor/open_inference")
-CHART_FILES = Path("helm/textgen/files")
+CHART = Path("helm/textgen")
+CHART_FILES = CHART / "files"
 
 Files = dict[Path, str]
 
@@ -71,6 +74,24 @@ def permissions() -> Files:
     return {CHART_FILES / name: head + yamlfile.dump([{"rules": list(rules)}]) for name, rules in files.items()}
 
 
+def optional_kinds() -> Files:
+    """kinds.py -> those that the chart's notes look for in the cluster."""
+    known = [{"name": f"{kind.api_version}/{kind.name}", "provider": kind.provider} for kind in kinds.OPTIONAL]
+    head = "# Generated from operator/textgen_operator/kinds.py by `make generate`. Do not edit.\n"
+    return {CHART_FILES / "optional-kinds.yaml": head + yamlfile.dump([{"kinds": known}])}
+
+
+def grafana() -> Files:
+    """tools/dashboards.py -> the dashboards in the chart."""
+    folder = CHART_FILES / "dashboards"
+    return {folder / name: json.dumps(dashboard, indent=1) + "\n" for name, dashboard in dashboards().items()}
+
+
+def chart_readme() -> Files:
+    """The chart's values -> its README."""
+    return {CHART / "README.md": readme((ROOT / CHART / "values.yaml").read_text())}
+
+
 def api_description() -> Files:
     """The server's routes -> docs/openapi.json."""
     # Imported late, because the routes need the stubs that are written before.
@@ -80,7 +101,16 @@ def api_description() -> Files:
     return {Path("docs/openapi.json"): json.dumps(describe(ROUTERS, "smollm2"), indent=2, ensure_ascii=False) + "\n"}
 
 
-GENERATORS: list[Callable[[], Files]] = [rpc_stubs, flags_page, custom_resource, permissions, api_description]
+GENERATORS: list[Callable[[], Files]] = [
+    rpc_stubs,
+    flags_page,
+    custom_resource,
+    permissions,
+    optional_kinds,
+    grafana,
+    chart_readme,
+    api_description,
+]
 
 
 def main() -> int:

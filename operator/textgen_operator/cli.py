@@ -75,6 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     change.set_defaults(command=_plan)
 
+    well = commands.add_parser("check", help="say whether an installation of the operator works; `helm test` runs it")
+    well.add_argument(
+        "--operator-url", default="", metavar="URL", help="where its /healthz answers (default: not asked)"
+    )
+    well.add_argument("--namespace", action="append", default=[], metavar="NS", help="where it works (repeatable)")
+    well.add_argument("--wait", type=float, default=0, metavar="S", help="seconds for it to come up (default: none)")
+    well.set_defaults(command=_check)
+
     show = commands.add_parser("render", help="print the objects that the operator would make")
     _add_file(show)
     _add_image(show)
@@ -135,6 +143,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     from textgen_operator.cluster_commands import plan
 
     return plan(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from textgen_operator.cluster_commands import check
+
+    return check(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> int:

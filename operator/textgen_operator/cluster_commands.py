@@ -1,4 +1,4 @@
-"""The commands that ask a cluster and write nothing: `textgen-operator status` and `textgen-operator plan`."""
+"""The commands that ask a cluster and write nothing: `textgen-operator status`, `plan` and `check`."""
 
 import argparse
 import asyncio
@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 import aiohttp
 import kopf
 
+from textgen_operator.check import CheckFailed, Installation
+from textgen_operator.check import check as check_installation
 from textgen_operator.client import ApiError, Client, connection_info
 from textgen_operator.describe import describe
 from textgen_operator.kinds import PODS, SERVICES_OF_OURS
@@ -46,6 +48,22 @@ def plan(arguments: argparse.Namespace) -> int:
         found = await make_plan(client, _placed(service, arguments.namespace), arguments.server_image)
         print(describe_plan(found), end="")
         return FAILED if found.is_blocked else 0
+
+    return with_cluster(show)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print what is well with an installation, or what is not. Returns the exit code."""
+    installation = Installation(arguments.operator_url.rstrip("/"), arguments.namespace)
+
+    async def show(client: Client) -> int:
+        try:
+            said = await check_installation(client, installation, arguments.wait)
+        except CheckFailed as failed:
+            print(f"failed: {failed}", file=sys.stderr)
+            return FAILED
+        print("".join(f"ok: {sentence}\n" for sentence in said), end="")
+        return 0
 
     return with_cluster(show)
 

@@ -39,6 +39,8 @@ class Operator:
         self._pod = pod
         self._log = kubeconfig.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+        """Where it answers while it runs."""
 
     @property
     def running(self) -> bool:
@@ -47,6 +49,7 @@ class Operator:
     def start(self) -> None:
         """Start, and return when it reports that it is alive."""
         port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
         command = [
             str(PROGRAM),
             "serve",
@@ -62,7 +65,7 @@ class Operator:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         deadline = time.monotonic() + START_SECONDS
-        while not _alive(port):
+        while not _alive(self.url):
             assert self.running, f"the operator exited with {self._process.returncode}:\n{self.log_tail()}"
             assert time.monotonic() < deadline, f"the operator is not alive after {START_SECONDS} s:\n{self.log_tail()}"
             time.sleep(0.1)
@@ -99,8 +102,8 @@ class Operator:
         return self.log()[-5000:]
 
 
-def _alive(port: int) -> bool:
+def _alive(url: str) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == httpx.codes.OK
+        return httpx.get(f"{url}/healthz").status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False

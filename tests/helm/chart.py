@@ -1,5 +1,6 @@
 """The chart, rendered with the real helm binary. Used by the tests in this folder and in tests/cluster."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -106,8 +107,14 @@ def render(
     Raises:
         HelmFailed: the values are refused or a template fails.
     """
-    text = helm("template", release, CHART, "--namespace", namespace, values=values)
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    return copy.deepcopy(_rendered(yaml.safe_dump(values or {}), release, namespace))
+
+
+@cache
+def _rendered(values: str, release: str, namespace: str) -> list[Manifest]:
+    """Many tests look at the same chart, and only helm and a parser of YAML are slow here."""
+    text = helm("template", release, CHART, "--namespace", namespace, values=yaml.safe_load(values))
+    return [manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest]
 
 
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:

@@ -11,7 +11,7 @@ from helm.chart import CHART, ROOT, HelmFailed, Manifest, helm, of_kind, render
 
 from textgen_operator.cli import _parser
 from textgen_operator.crd import custom_resource_definition
-from textgen_operator.kinds import PERMISSIONS, kind_of
+from textgen_operator.kinds import OPTIONAL, PERMISSIONS, kind_of
 from textgen_operator.render import Defaults
 from textgen_operator.render import render as render_service
 from textgen_operator.resource import TextGenerationService
@@ -38,11 +38,15 @@ VALUE_SETS: dict[str, Manifest] = {
         "tolerations": [{"key": "control", "operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "system-cluster-critical",
+        "metrics": {"monitor": "Enabled", "alerts": True, "labels": {"release": "prometheus"}},
+        "dashboards": {"annotations": {"grafana_folder": "textgen"}},
         "nameOverride": "tg",
         "fullnameOverride": "operator-of-textgen",
     },
 }
-NAMESPACED = ("Deployment", "Role", "RoleBinding", "ServiceAccount")
+NAMESPACED = ("ConfigMap", "Deployment", "Pod", "Role", "RoleBinding", "Service", "ServiceAccount")
+OF_PROMETHEUS = ("PrometheusRule", "ServiceMonitor")
+"""Kinds that the Prometheus operator brings; tests/helm/test_monitoring.py looks at what is in them."""
 
 
 def minimum_version() -> str:
@@ -84,7 +88,8 @@ def test_lint_finds_nothing() -> None:
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
 def test_every_manifest_is_valid_from_the_oldest_to_the_newest_kubernetes(values: Manifest, version: str) -> None:
     for manifest in render(values):
-        kubernetes_validate.validate(manifest, version, strict=True)
+        if manifest["kind"] not in OF_PROMETHEUS:
+            kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_an_older_kubernetes_is_refused() -> None:
@@ -96,7 +101,8 @@ def test_an_older_kubernetes_is_refused() -> None:
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
 def test_namespaced_objects_name_their_namespace(values: Manifest) -> None:
     for manifest in render(values):
-        assert ("namespace" in manifest["metadata"]) == (manifest["kind"] in NAMESPACED), manifest["kind"]
+        kind = manifest["kind"]
+        assert ("namespace" in manifest["metadata"]) == (kind in NAMESPACED + OF_PROMETHEUS), kind
 
 
 # --- the definition ---------------------------------------------------------------------------------------------------
@@ -181,11 +187,13 @@ def test_of_several_operators_one_leads() -> None:
     assert (variable["name"], variable["valueFrom"]["fieldRef"]["fieldPath"]) == ("POD_NAME", "metadata.name")
 
 
-def test_a_mirror_is_one_value() -> None:
+def test_a_mirror_is_one_value_for_every_image_that_the_release_brings_into_the_cluster() -> None:
     assert container()["image"].startswith("ghcr.io/")
-    found = container({"imageRegistry": "mirror.internal"})
-    assert found["image"].startswith("mirror.internal/")
-    assert server_image(found).startswith("mirror.internal/")
+    values = {"imageRegistry": "mirror.internal"}
+    assert server_image(container(values)).startswith("mirror.internal/")
+    images = re.findall(r"\bimage: *(\S+)", helm("template", "textgen", CHART, values=values))
+    assert len(images) >= 2
+    assert {image.partition("/")[0] for image in images} == {"mirror.internal"}
 
 
 def test_a_digest_wins_over_a_tag() -> None:
@@ -205,6 +213,45 @@ def server_image(found: dict[str, Any]) -> str:
     return str(_parser().parse_args(found["args"]).server_image)
 
 
+# --- helm test --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+def test_the_test_asks_the_operator_where_it_answers(values: Manifest) -> None:
+    manifests = render(values)
+    (pod,), (service,) = of_kind(manifests, "Pod"), of_kind(manifests, "Service")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (check,) = pod["spec"]["containers"]
+    args = _parser().parse_args(check["args"])
+    operator = container(values)
+    (port,) = service["spec"]["ports"]
+    assert args.operator_url == f"http://{service['metadata']['name']}:{port['port']}"
+    assert {"name": port["targetPort"], "containerPort": args_port(operator)} in operator["ports"]
+    assert args.namespace == values.get("watch", {}).get("namespaces", [])
+    assert check["image"] == operator["image"]
+    template = deployment(values)["spec"]["template"]
+    assert pod["spec"]["serviceAccountName"] == template["spec"]["serviceAccountName"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    # Else the Service would send questions to the one who asks.
+    assert not service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+def args_port(operator: Manifest) -> int:
+    return int(_parser().parse_args(operator["args"]).liveness_port)
+
+
+@pytest.mark.parametrize("kind", ["Pod", "Deployment"])
+def test_pods_are_of_the_restricted_profile(kind: str) -> None:
+    (found,) = of_kind(render(), kind)
+    spec = found["spec"] if kind == "Pod" else found["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for each in spec["containers"]:
+        assert each["securityContext"]["allowPrivilegeEscalation"] is False
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert each["securityContext"]["readOnlyRootFilesystem"]
+
+
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +262,12 @@ def test_the_notes_hold_a_service_that_can_be_pasted(values: Manifest, namespace
     assert found
     assert found[1] == namespace
     TextGenerationService.model_validate(yaml.safe_load(found[2]))
+
+
+def test_the_notes_say_which_kinds_the_cluster_lacks() -> None:
+    notes = helm("install", "textgen", CHART, "--dry-run=client")
+    for kind in OPTIONAL:
+        assert f"missing  {kind.name}, of {kind.provider}" in notes
 
 
 def test_the_charts_example_is_a_valid_service() -> None:

@@ -43,3 +43,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s:%s" $repository ($image.tag | default $root.Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
+
+{{/* The Service of the operator's metrics and health. */}}
+{{- define "textgen.metricsName" -}}
+{{- include "textgen.fullname" . | trunc 55 | trimSuffix "-" -}}-metrics
+{{- end -}}
+
+{{/* Whether Prometheus reads the operator's metrics by a ServiceMonitor; empty for no. */}}
+{{- define "textgen.monitored" -}}
+{{- $known := .Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor" -}}
+{{- if or (eq .Values.metrics.monitor "Enabled") (and (eq .Values.metrics.monitor "Auto") $known) -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Of the chart's own pods: what the restricted profile asks for. */}}
+{{- define "textgen.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "textgen.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
