@@ -8,7 +8,6 @@ torch is imported where there is a model: a mock engine starts without it.
 """
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from textgen_server import garbage
 from textgen_server.engine.blocks import BlockManager
 from textgen_server.engine.constraints import GrammarCompiler, Vocabulary
 from textgen_server.engine.executor import Executor
@@ -186,8 +186,7 @@ async def _serve(orders: Orders, muscle: _Muscle) -> int:
     loop = EngineLoop(Scheduler(blocks, limits), muscle.executor, service.publish, list(orders.adapters))
     service.attach(loop)
     server = await serve(service, f"unix:{orders.socket}")
-    gc.collect()
-    gc.freeze()
+    garbage.take_over()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, loop.stop)
     try:
         await asyncio.to_thread(loop.run)

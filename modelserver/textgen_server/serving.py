@@ -3,7 +3,6 @@ the ranks start: the libraries of the API take half a second."""
 
 import asyncio
 import contextlib
-import gc
 import logging
 import socket
 import time
@@ -11,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
 
+from textgen_server import garbage
 from textgen_server.api.app import create_app
 from textgen_server.api.http import BACKLOG, uvicorn_config
 from textgen_server.api.predictor import server as predictor
@@ -66,8 +66,8 @@ async def _serve_http(
     refreshing = asyncio.create_task(keep_fresh(edge.files))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
-    gc.collect()
-    gc.freeze()  # or the collector walks over all that has been imported, a tenth of a second in which no token moves
+    garbage.take_over()
+    tidying = asyncio.create_task(garbage.keep_tidy(lambda: not context.in_flight))
     listener.listen(BACKLOG)  # uvicorn will; but the next line says that connections are taken
     _log_ready(settings, edge, engine, listener)
     await asyncio.wait({serving, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -84,6 +84,7 @@ async def _serve_http(
         server.should_exit = True
         await serving
         refreshing.cancel()
+        tidying.cancel()
         context.encoder.close()
         if edge.tracing:
             await asyncio.to_thread(edge.tracing.close)

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from textgen_server import garbage
 from textgen_server.engine.events import Events, Failure
 from textgen_server.engine.executor import Executor, Step
 from textgen_server.engine.plan import StepPlan, StepResult
@@ -152,8 +153,10 @@ class EngineLoop:
     def _take_in(self) -> None:
         """Carry out all messages of the inbox; wait for one when there is nothing else to do."""
         if not len(self.scheduler) and not self._under_way:
+            garbage.tidy(quiet=True)
             self._inbox.get()()
         self._empty_inbox()
+        garbage.tidy(quiet=False)
 
     def _empty_inbox(self) -> None:
         while True:
