@@ -7,8 +7,9 @@ import torch
 from harness import make_request, run
 
 from textgen_server import parallel
+from textgen_server.runner.pipes import accept_workers
 from textgen_server.runner.runner import Runner
-from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
+from textgen_server.runner.worker import ShardedExecutor, obey
 from textgen_server.settings import ServerOptions
 
 PROMPTS = [[5, 9, 17, 80, 3], [7] * 20, list(range(3, 60))]

@@ -43,9 +43,12 @@ class Orders(BaseModel):
         sha: the commit of a hub repository, else "".
         adapters: folders of LoRA adapters, by name.
         merge: folder of an adapter to be added to the weights; None for none.
+        rank, size: number of this rank, of how many.
+        here: how many of them are on this machine.
         rendezvous: "tcp://host:port" where the ranks meet.
-        socket: path of the engine's gRPC socket; the workers' pipe is beside it.
-        secret: shared by the ranks of one server, for that pipe.
+        plans: where rank 0 opens the pipes for plans: a Unix socket, or host and port.
+        socket: path of the engine's gRPC socket.
+        secret: shared by the ranks of one start, for those pipes.
     """
 
     options: ServerOptions
@@ -55,13 +58,11 @@ class Orders(BaseModel):
     merge: Path | None
     rank: int
     size: int
+    here: int
     rendezvous: str
+    plans: Path | tuple[str, int]
     socket: Path
     secret: bytes
-
-    @property
-    def pipe(self) -> Path:
-        return self.socket.with_name(self.socket.name + "-plans")
 
 
 def main() -> int:
@@ -137,19 +138,20 @@ def _run_model(orders: Orders) -> int:
 
     from textgen_server import parallel
     from textgen_server.runner.load import prepare_device
+    from textgen_server.runner.pipes import accept_workers
     from textgen_server.runner.room import device_name
     from textgen_server.runner.runner import Runner
-    from textgen_server.runner.worker import ShardedExecutor, accept_workers, obey
+    from textgen_server.runner.worker import ShardedExecutor, obey
 
     torch.set_grad_enabled(False)
-    device = prepare_device(orders.options, orders.rank, orders.size)
-    group = parallel.join(orders.rank, orders.size, orders.rendezvous, device)
+    device = prepare_device(orders.options, orders.rank % orders.here, orders.here)
+    group = parallel.join(orders.rank, orders.size, orders.rendezvous, device, orders.here)
     try:
         runner = Runner(orders.options, orders.folder, device, group, orders.adapters, orders.merge)
         if orders.rank:
-            obey(runner, orders.pipe, orders.secret)
+            obey(runner, orders.plans, orders.secret)
             return 0
-        workers = accept_workers(orders.pipe, orders.secret, orders.size - 1) if orders.size > 1 else []
+        workers = accept_workers(orders.plans, orders.secret, orders.size - 1) if orders.size > 1 else []
         loaded = runner.loaded
         info = EngineInfo(
             model_type=loaded.config.model_type,

@@ -2,7 +2,8 @@
 
 This process is the front: it runs the API itself and never imports torch. The model lives in the ranks' processes
 (engine_process.py), which ranks.py owns. When one of those dies or is stuck, the requests it held fail, /health turns
-to 503, and all ranks are started anew, a bounded number of times.
+to 503, and all ranks are started anew (supervisor.py), a bounded number of times. Where the model is on several nodes,
+this is the leader's part; the others only follow (nodes/).
 """
 
 import asyncio
@@ -22,9 +23,14 @@ import uvloop
 
 from textgen_server.edge import Edge
 from textgen_server.errors import StartupError
-from textgen_server.ranks import Ranks, Supervisor
+from textgen_server.network import listening_host
+from textgen_server.nodes.identity import identity
+from textgen_server.nodes.leader import Followers
+from textgen_server.nodes.link import secret_of
+from textgen_server.ranks import Ranks
 from textgen_server.rpc.remote import RemoteEngine
 from textgen_server.settings import ServerSettings, parse
+from textgen_server.supervisor import AllRanks, Supervisor
 from textgen_server.telemetry import configure_logging, report_failure
 from textgen_server.text.prompt import PromptEncoder
 from textgen_server.weights.inspection import inspect
@@ -58,13 +64,16 @@ def _run_server() -> int:
         settings = parse()
         configure_logging(settings.log_level, settings.json_output)
         edge = Edge.load(settings)
+        secret = secret_of(settings)
         with _listen(settings.hostname, settings.port, "--port") as listener, _reserved(settings):
             _log.info("model %s", settings.model_id)
             model, adapters = locate_all(settings, log_progress(_log))
             if not settings.mock_engine:
                 inspect(model.path)
+            if settings.node_rank:
+                return uvloop.run(_follow(settings, edge, model, adapters, secret, listener))
             encoder = PromptEncoder.load(model.path, settings)
-            return uvloop.run(_run(settings, edge, model, adapters, encoder, listener))
+            return uvloop.run(_lead(settings, edge, model, adapters, secret, encoder, listener))
     except StartupError as error:
         report_failure(error)
         return error.exit_code
@@ -74,20 +83,38 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-async def _run(
+async def _follow(
     settings: ServerSettings,
     edge: Edge,
     model: ModelFolder,
     adapters: dict[str, Path],
+    secret: bytes,
+    listener: socket.socket,
+) -> int:
+    stop = _stop_on_signals()
+    from textgen_server.nodes.follower import follow  # brings the API's libraries
+
+    return await follow(settings, model, adapters, secret, edge.certificate, listener, stop)
+
+
+async def _lead(
+    settings: ServerSettings,
+    edge: Edge,
+    model: ModelFolder,
+    adapters: dict[str, Path],
+    secret: bytes,
     encoder: PromptEncoder,
     listener: socket.socket,
 ) -> int:
     stop = _stop_on_signals()
     engine = RemoteEngine(settings.stuck_engine_timeout, adapters)
-    with tempfile.TemporaryDirectory(prefix="textgen-") as temp:
-        supervisor = Supervisor(settings, Ranks(settings, model, adapters, Path(temp)), engine)
+    ranks = Ranks(settings, model)
+    followers = Followers(identity(settings, ranks.count, model.sha), secret)
+    with tempfile.TemporaryDirectory(prefix="textgen-") as temp, _listen_for_nodes(settings) as nodes:
+        all_ranks = AllRanks(settings, ranks, followers, secret, adapters, Path(temp))
+        supervisor = Supervisor(settings, all_ranks, engine)
         importing = asyncio.create_task(asyncio.to_thread(importlib.import_module, "textgen_server.serving"))
-        async with _supervised(supervisor, stop) as watching:
+        async with followers.listening(nodes), _supervised(supervisor, stop) as watching:
             if watching is None:
                 return 0
             serve: Callable[..., Awaitable[int]] = (await importing).serve
@@ -112,6 +139,12 @@ def _reserved(settings: ServerSettings) -> contextlib.AbstractContextManager[Any
     if settings.grpc_port is None:
         return contextlib.nullcontext()
     return _listen(settings.hostname, settings.grpc_port, "--grpc-port")
+
+
+def _listen_for_nodes(settings: ServerSettings) -> contextlib.AbstractContextManager[socket.socket | None]:
+    if settings.nnodes == 1 or settings.master_port is None:
+        return contextlib.nullcontext()
+    return _listen(listening_host(settings.master_addr)[1], settings.master_port, "--master-port")
 
 
 def _stop_on_signals() -> asyncio.Event:

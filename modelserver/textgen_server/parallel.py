@@ -22,10 +22,12 @@ class _Connection:
 
 @dataclass(frozen=True)
 class Group:
-    """`size` ranks that hold one model together; this process is number `rank`."""
+    """`size` ranks that hold one model together; this process is number `rank`. They are on several machines where this
+    one has only `here` of them; None for all."""
 
     rank: int = 0
     size: int = 1
+    here: int | None = None
     _connection: _Connection = field(default_factory=_Connection, repr=False, compare=False, kw_only=True)
 
     @contextlib.contextmanager
@@ -37,6 +39,11 @@ class Group:
             yield
         finally:
             self._connection.open = True
+
+    @property
+    def size_here(self) -> int:
+        """Ranks that share this machine's memory and cores."""
+        return self.here or self.size
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over the ranks, in place. Returns `tensor`."""
@@ -66,12 +73,13 @@ def _device_of_backend() -> torch.device:
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
-def join(rank: int, size: int, address: str, device: torch.device) -> Group:
-    """Rendezvous with the other ranks at `address` ("tcp://host:port"); returns when all are there."""
+def join(rank: int, size: int, address: str, device: torch.device, here: int | None = None) -> Group:
+    """Rendezvous with the other ranks at `address` ("tcp://host:port"); returns when all are there. `here` as in
+    Group."""
     if size > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=address, rank=rank, world_size=size)
-    return Group(rank, size)
+    return Group(rank, size, here)
 
 
 def leave(group: Group) -> None:

@@ -6,13 +6,11 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-
-import uvicorn
+from collections.abc import AsyncIterator
 
 from textgen_server import garbage
 from textgen_server.api.app import create_app
-from textgen_server.api.http import BACKLOG, uvicorn_config
+from textgen_server.api.http import BACKLOG, Server, uvicorn_config
 from textgen_server.api.predictor import server as predictor
 from textgen_server.api.state import ServerContext
 from textgen_server.edge import Edge
@@ -62,7 +60,7 @@ async def _serve_http(
     stop: asyncio.Event,
 ) -> int:
     settings = context.settings
-    server = _Server(uvicorn_config(create_app(context), settings, edge.certificate))
+    server = Server(uvicorn_config(create_app(context), settings, edge.certificate))
     refreshing = asyncio.create_task(keep_fresh(edge.files))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
@@ -116,11 +114,3 @@ async def _drain(context: ServerContext, seconds: float, stop: asyncio.Event, wa
         await asyncio.sleep(DRAIN_POLL_SECONDS)
     if context.in_flight:
         _log.warning("ending with %d requests unfinished", context.in_flight)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the launcher drains first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

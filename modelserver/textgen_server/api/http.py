@@ -6,8 +6,10 @@ the request that makes them.
 """
 
 import asyncio
+import contextlib
 import logging
 import uuid
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -29,6 +31,14 @@ _UPGRADE = (b"upgrade", b"http2-settings")
 
 BACKLOG = 2048
 CONNECTION_CLOSE_SECONDS = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the launcher drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def uvicorn_config(app: ASGIApp, options: ServerOptions, certificate: Certificate | None) -> uvicorn.Config:

@@ -47,7 +47,8 @@ class LoadedModel:
 
 
 def prepare_device(options: ServerOptions, rank: int, size: int) -> torch.device:
-    """The rank's device, with its threads set. Raises StartupError where there is no such GPU."""
+    """The device of rank number `rank` of the `size` on this machine, with its threads set. Raises StartupError where
+    there is no such GPU."""
     kind = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

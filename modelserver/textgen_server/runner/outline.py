@@ -66,7 +66,7 @@ def survey(
     heads, kv_heads, dim = config.num_heads, config.num_kv_heads, config.head_dim
     alone.check(config.hidden_size, {config.hidden_size, dim, heads * dim, kv_heads * dim})
     if group.size > 1:
-        unconnected = Group(group.rank, group.size)
+        unconnected = Group(group.rank, group.size, group.here)
         _, outline = _build_empty(config, Survey(checkpoint, torch.device("meta"), dtype), attention, unconnected)
     return outline
 

@@ -13,7 +13,7 @@ def free_bytes(options: ServerOptions, device: torch.device, group: Group) -> in
         free, total = torch.cuda.mem_get_info(device)
         return int(total * options.cuda_memory_fraction) - (total - free)
     free_here = host_memory.free_bytes()
-    return None if free_here is None else free_here // group.size
+    return None if free_here is None else free_here // group.size_here
 
 
 def spare_bytes(options: ServerOptions, device: torch.device, group: Group, step: int) -> int | None:

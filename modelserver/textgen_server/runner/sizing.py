@@ -49,6 +49,7 @@ class Sizer:
         longest: tokens of the longest sequence that there can be.
         rehearse: run the largest prefill of so many tokens, and a decode, on these caches, without the other ranks.
             Raises torch.OutOfMemoryError.
+        later: bytes of a GPU that are taken once the cache is there, known when a step has been rehearsed.
     """
 
     options: ServerOptions
@@ -57,6 +58,7 @@ class Sizer:
     group: Group
     longest: int
     rehearse: Callable[[Caches, int], None]
+    later: Callable[[], int] = lambda: 0
 
     def largest_step(self, tokens: int) -> Step:
         """The step of `tokens` prompt tokens, or of as many as fit.
@@ -129,7 +131,7 @@ class Sizer:
         self.group.min(0)  # until all ranks hold what they hold
         room = free_bytes(self.options, self.device, self.group)
         if room is not None:
-            room -= step.num_bytes
+            room -= step.num_bytes + self.later()
             if self.options.lora_loading and self.device.type == "cuda":
                 room -= ROOM_FOR_ADAPTERS
         wanted = room if self.device.type == "cuda" else self._wanted_of_main_memory(room)
@@ -144,10 +146,10 @@ class Sizer:
     def _wanted_of_main_memory(self, room: int | None) -> int:
         """By --cpu-kv-cache-gib, else enough for the longest sequence within bounds; and no more than there is."""
         if self.options.cpu_kv_cache_gib is not None:
-            wanted = int(self.options.cpu_kv_cache_gib * 2**30) // self.group.size
+            wanted = int(self.options.cpu_kv_cache_gib * 2**30) // self.group.size_here
         else:
             longest = -(-self.longest // self.layout.block_size) * self.layout.block_bytes
-            wanted = max(DEFAULT_CPU_BYTES // self.group.size, min(longest, int((room or 0) * DEFAULT_CPU_SHARE)))
+            wanted = max(DEFAULT_CPU_BYTES // self.group.size_here, min(longest, int((room or 0) * DEFAULT_CPU_SHARE)))
         most = wanted if room is None else max(int(room * (1 - SPARED)), 0)
         if wanted > most:
             _log.warning(

@@ -1,26 +1,24 @@
-"""The pipes between rank 0 and the other ranks. Rank 0 sends each plan to all, every rank runs it, none answers.
+"""Rank 0 sends each plan to all other ranks, every rank runs it, none answers.
 
-Plans go through sockets of their own rather than through a collective: a rank may wait for hours for the next plan,
-and learns at once when the other end is gone.
+Plans go through sockets of their own (pipes.py) rather than through a collective: a rank may wait for hours for the
+next plan, and learns at once when the other end is gone.
 """
 
 import logging
 import pickle
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from textgen_server.engine.executor import Step
 from textgen_server.engine.plan import Sample, StepPlan
-from textgen_server.errors import InvalidRequest, StartupError
+from textgen_server.errors import InvalidRequest
+from textgen_server.runner.pipes import Address, connect
 from textgen_server.runner.runner import Runner
 from textgen_server.sampling import SamplingParams
 
 _log = logging.getLogger(__name__)
-
-CONNECT_SECONDS = 60.0
 
 
 class ShardedExecutor:
@@ -75,15 +73,9 @@ def _without_history(plan: StepPlan) -> StepPlan:
 _MARK = Sample(SamplingParams(), 0)
 
 
-def accept_workers(path: Path, key: bytes, count: int) -> list[Connection]:
-    """Rank 0: wait until `count` workers have connected to the socket at `path`."""
-    with Listener(str(path), family="AF_UNIX", authkey=key) as listener:
-        return [listener.accept() for _ in range(count)]
-
-
-def obey(runner: Runner, path: Path, key: bytes) -> None:
+def obey(runner: Runner, address: Address, key: bytes) -> None:
     """Other ranks: run every plan that rank 0 sends, until it hangs up."""
-    with _connect(path, key) as pipe:
+    with connect(address, key) as pipe:
         while True:
             try:
                 message = pipe.recv_bytes()
@@ -99,14 +91,3 @@ def obey(runner: Runner, path: Path, key: bytes) -> None:
                         runner.load_adapter(name, folder)
                     except InvalidRequest as error:  # no rank has it then, and rank 0 has told the client
                         _log.warning("the adapter %s was not loaded: %s", name, error)
-
-
-def _connect(path: Path, key: bytes) -> Connection:
-    deadline = time.monotonic() + CONNECT_SECONDS
-    while True:
-        try:
-            return Client(str(path), family="AF_UNIX", authkey=key)
-        except (FileNotFoundError, ConnectionRefusedError):
-            if time.monotonic() > deadline:
-                raise StartupError(f"rank 0 did not open {path} within {CONNECT_SECONDS:.0f} s") from None
-            time.sleep(0.02)
