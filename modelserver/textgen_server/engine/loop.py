@@ -247,7 +247,7 @@ class EngineLoop:
 
     def _finish(self, under_way: _UnderWay) -> None:
         plan = under_way.plan
-        statistics = self.statistics.methods["decode" if all(item.is_decode for item in plan.items) else "prefill"]
+        statistics = self.statistics.methods["prefill" if plan.prefills else "decode"]
         try:
             result = under_way.step.result()
         except GenerationError as error:
@@ -264,11 +264,7 @@ class EngineLoop:
         self._publish(events)
         published = time.perf_counter()
         # A step that was launched behind another begins when that has ended.
-        statistics.observe(
-            max(under_way.started, self._published),
-            max(under_way.planned, self._executed),
-            executed,
-            committed,
-            published,
-        )
+        started, planned = max(under_way.started, self._published), max(under_way.planned, self._executed)
+        statistics.observe(started, planned, executed, committed, published)
+        self.scheduler.pace.observe(plan, executed - planned)
         self._executed, self._published = executed, published

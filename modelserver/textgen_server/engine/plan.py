@@ -113,6 +113,11 @@ class StepPlan:
     items: list[Item]
     num_decodes: int
 
+    @property
+    def prefills(self) -> list[Item]:
+        """The items that compute prompt tokens."""
+        return [item for item in self.items[self.num_decodes :] if not item.is_decode]
+
     def halves(self) -> tuple["StepPlan", "StepPlan"]:
         """The same work in two steps. Of at least two items."""
         middle = len(self.items) // 2

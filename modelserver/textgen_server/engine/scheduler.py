@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from textgen_server.engine.blocks import BlockManager
 from textgen_server.engine.events import Events, Failure, Output
 from textgen_server.engine.items import chunk_item, next_item
+from textgen_server.engine.pace import SHORT_TOKENS, Pace
 from textgen_server.engine.plan import NO_MEMORY, Item, Scores, StepPlan, StepResult, Tops
 from textgen_server.engine.request import Finish, Request
 from textgen_server.engine.statistics import Counters
@@ -64,6 +65,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.counters = Counters()
+        self.pace = Pace(limits.max_prefill_tokens)
         self._under_way: deque[list[Request]] = deque()  # those of each plan that is not yet committed
         self._by_key: dict[Hashable, Request] = {}
 
@@ -141,7 +143,9 @@ class Scheduler:
     def _plan(self) -> StepPlan | None:
         decodes = self._plan_decodes()
         guesses = self._guess_for(decodes)
-        chunks = self._plan_chunks(budget=self.limits.max_prefill_tokens - sum(map(len, guesses.values())))
+        chunks = self._plan_chunks(
+            self.limits.max_prefill_tokens - sum(map(len, guesses.values())), self._chunk_of_long(len(decodes))
+        )
         # An older request's claim on blocks may have preempted a younger one that was planned before it.
         decodes = [request for request in decodes if request.blocks]
         chunks = [(request, length) for request, length in chunks if request.blocks]
@@ -240,27 +244,41 @@ class Scheduler:
         self.waiting.appendleft(request)
         self.counters.preemptions += 1
 
-    def _plan_chunks(self, budget: int) -> list[tuple[Request, int]]:
+    def _chunk_of_long(self, decodes: int) -> int:
+        """So many tokens of long prompts go into a step with so many decodes."""
+        room = self.limits.max_batch_size - len(self.running)
+        return self.pace.chunk(decodes, prompts=len(self.running) - decodes + min(len(self.waiting), room))
+
+    def _plan_chunks(self, budget: int, of_long: int) -> list[tuple[Request, int]]:
+        """Chunks of prompts, `budget` tokens in all; of long ones `of_long`, but of each at least one."""
         planned: list[tuple[Request, int]] = []
+
+        def plan_chunk(request: Request) -> None:
+            nonlocal budget, of_long
+            paced = request.length > SHORT_TOKENS and request.shortest_chunk == 1
+            length = self._plan_chunk(request, min(budget, max(of_long, 1)) if paced else budget)
+            if length:
+                planned.append((request, length))
+            budget -= length
+            of_long -= length * paced
+
         for request in list(self.running):
             if request.num_uncomputed > 1 and request.blocks:
                 if request.shortest_chunk > budget:
                     return planned
-                budget -= self._plan_chunk(request, budget, planned)
+                plan_chunk(request)
         while self.waiting and self.waiting[0].shortest_chunk <= budget and self._admit():
-            budget -= self._plan_chunk(self.running[-1], budget, planned)
+            plan_chunk(self.running[-1])
         return planned
 
-    def _plan_chunk(self, request: Request, budget: int, planned: list[tuple[Request, int]]) -> int:
-        """Plan the next chunk of a running prompt as far as budget and blocks go; returns its length."""
+    def _plan_chunk(self, request: Request, most: int) -> int:
+        """Take blocks for the next chunk of a running prompt, of at most `most` tokens; returns its length."""
         if not self._make_room(request, request.num_computed + request.shortest_chunk):
             return 0
         room = (len(request.blocks) + self.blocks.num_free) * self.blocks.block_size
-        end = min(len(request.tokens), request.num_computed + budget, room)
+        end = min(len(request.tokens), request.num_computed + most, room)
         self.blocks.grow(request, end)
-        length = end - request.num_computed
-        planned.append((request, length))
-        return length
+        return end - request.num_computed
 
     def _admit(self) -> bool:
         """Move the head of the queue to the running requests if all of its tokens find room now."""
