@@ -17,7 +17,7 @@ def on_ranks(size: int, run: Callable[[Group], Result]) -> list[Result]:
     """What `run` returns on each of `size` ranks."""
     ranks = Ranks(size)
     with ThreadPoolExecutor(size) as threads:
-        return list(threads.map(lambda rank: run(ThreadGroup(rank, size, ranks)), range(size)))
+        return list(threads.map(lambda rank: run(ThreadGroup(rank, size, ranks=ranks)), range(size)))
 
 
 class Ranks:

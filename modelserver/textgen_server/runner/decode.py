@@ -80,7 +80,7 @@ class Decodes:
         self._caches = caches
         self._block_size = block_size
         self._unused = caches[0].keys.shape[0] - 1
-        self._width = min(-(-longest // block_size), self._unused)
+        self._width = max(1, min(-(-longest // block_size), self._unused))
         self._long = long
         self._graphs = Graphs()
         self._fields_at = {size: places(self._fields([], size)) for size in self._sizes}
@@ -99,9 +99,8 @@ class Decodes:
         self._results = torch.zeros(received, dtype=torch.uint8, device=device)
         self._last = self._results[: 8 * most_choices].view(torch.int64)
 
-    def capture(self, sizes: Sequence[int] | None = None) -> None:
-        """Capture the steps of these sizes, or of all. Those that cannot be captured run as they are, and so do larger
-        ones than were captured; one warning says so.
+    def capture(self) -> None:
+        """Capture the steps of all sizes. Where that cannot be, it `takes` no step, and one warning says so.
 
         Raises:
             torch.OutOfMemoryError: not even the largest fits.
@@ -109,19 +108,23 @@ class Decodes:
         started = time.monotonic()
         done: list[int] = []
         try:
-            for size in sorted(sizes or self._sizes, reverse=True):
+            for size in reversed(self._sizes):
                 self._capture(size)
-                done.append(size)
-        except torch.OutOfMemoryError as error:
+                done.insert(0, size)
+        except torch.OutOfMemoryError:
             if not done:
                 raise
-            _log.warning("CUDA graphs of batches below %d are left out, for lack of memory: %s", done[-1], error)
+            _log.warning("no memory for CUDA graphs of fewer than %d sequences, which run as so many now", done[0])
         except Exception as error:
-            _log.warning("decode steps run without CUDA graphs, and slower: %s", error)
-            self._graphs = Graphs()
+            _log.warning("decode steps run without CUDA graphs, and slower, because capturing them failed: %s", error)
             done = []
-        self._sizes = sorted(done)
-        _log.info("captured %d CUDA graphs in %.1f s", len(self._graphs), time.monotonic() - started)
+        self._sizes = done
+        _log.info("captured decode steps of %d sizes in %.1f s", len(done), time.monotonic() - started)
+
+    @property
+    def driver_bytes(self) -> int:
+        """See Graphs."""
+        return self._graphs.driver_bytes
 
     def _capture(self, size: int) -> None:
         self._send([], size)

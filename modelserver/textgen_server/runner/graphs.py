@@ -15,9 +15,14 @@ Work = Callable[[], None]
 
 class Graphs:
     """Graphs by key. They share one pool of memory for what they need while they run, of which nothing outlives them:
-    the largest is captured first, and the others find room in what it took."""
+    the largest is captured first, and the others find room in what it took.
+
+    Attributes:
+        driver_bytes: what the driver took of the device's memory for them, beside that pool.
+    """
 
     def __init__(self) -> None:
+        self.driver_bytes = 0
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
@@ -47,8 +52,16 @@ class Graphs:
         with torch.cuda.stream(self._stream):
             work()
         torch.cuda.current_stream().wait_stream(self._stream)
+        taken = _taken_by_driver()
         graph = torch.cuda.CUDAGraph()
         # Other threads of this process may call CUDA meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             work()
         self._graphs[key] = graph
+        self.driver_bytes += max(_taken_by_driver() - taken, 0)
+
+
+def _taken_by_driver() -> int:
+    """Bytes of the current device that torch's allocator knows nothing of."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()

@@ -79,7 +79,11 @@ class Runner:
         self._longest = min(options.max_total_tokens or positions, positions)
         self._most_choices = options.max_batch_size * (1 + options.speculate)
         self._graph_sizes = self._sizes_of_graphs(options)
-        sizer = Sizer(options, self.layout, device, group, self._longest, self._rehearse)
+        self._bytes_per_graph = 0
+        sizer = Sizer(
+            options, self.layout, device, group, self._longest, self._rehearse,
+            later=lambda: self._bytes_per_graph * len(self._graph_sizes),
+        )  # fmt: skip
         step = sizer.largest_step(min(options.max_batch_prefill_tokens or default, positions))
         self.max_prefill_tokens = step.tokens
         self.caches = sizer.cache(step)
@@ -91,7 +95,10 @@ class Runner:
         if device.type == "cuda" or group.size > 1:  # once more, on the real cache and with all ranks
             self._warm_up(self.caches, step.tokens)
         if self._graph_sizes:
-            self.decodes = self._captured(self.caches, self._graph_sizes)
+            try:
+                self.decodes = self._captured(self.caches, self._graph_sizes)
+            except torch.OutOfMemoryError:
+                _log.warning("no memory for CUDA graphs, so decode steps are slower: lower --cuda-memory-fraction")
 
     def _sizes_of_graphs(self, options: ServerOptions) -> list[int]:
         """Of which batches decode steps are captured; none where that cannot be."""
@@ -99,7 +106,7 @@ class Runner:
         if self.device.type != "cuda" or self.group.size > 1 or not self.loaded.model.capturable:
             return []
         if options.cuda_graphs:
-            return [size for size in options.cuda_graphs if size]
+            return sorted({size for size in options.cuda_graphs if size})
         return default_sizes(options.max_batch_size)
 
     def _captured(self, caches: list[LayerCache], sizes: list[int]) -> Decodes:
@@ -119,8 +126,8 @@ class Runner:
     def _rehearse(self, caches: list[LayerCache], tokens: int) -> None:
         with self.group.rehearsal():
             self._warm_up(caches, tokens)
-        if self._graph_sizes:  # the largest takes what the others need too
-            self._captured(caches, self._graph_sizes[-1:])
+        if self._graph_sizes:  # the largest takes what the others need too, but for what the driver keeps of each
+            self._bytes_per_graph = self._captured(caches, self._graph_sizes[-1:]).driver_bytes
 
     def _warm_up(self, caches: list[LayerCache], tokens: int) -> None:
         """Run the largest prefill and a decode, so that no request pays for what happens only once. Raises

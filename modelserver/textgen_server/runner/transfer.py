@@ -75,7 +75,7 @@ class ToHost:
         self._places = places
         self._arrived = None
         if any(tensor.is_cuda for tensor in tensors):
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event(blocking=True)  # to spin would take a core from others
             self._arrived.record()
 
     def wait(self) -> list[Tensor]:

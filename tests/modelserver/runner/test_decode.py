@@ -1,6 +1,7 @@
 """Decode steps on tensors that stay where they are choose what steps that are built anew choose, also when the next
 one is launched before the host knows their tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from harness import Run, make_request, make_runner, run
 from shapes import SHAPES, save_checkpoint
 
-from textgen_server.runner.decode import default_sizes
+from textgen_server.engine.plan import Item, Sample, StepPlan
+from textgen_server.runner.decode import Decodes, default_sizes
+from textgen_server.runner.graphs import Graphs
 from textgen_server.runner.runner import Runner
 from textgen_server.runner.transfer import ToHost, pack, to_device
 from textgen_server.sampling import SamplingParams
@@ -102,3 +105,57 @@ def test_arrays_of_any_type_travel_in_one_piece() -> None:
         assert torch.equal(tensor, on_device)
         assert torch.equal(tensor, returned)
         assert tensor.dtype == on_device.dtype == returned.dtype
+
+
+class TestCapturing:
+    """What becomes of steps when some cannot be captured, with a stand-in for the capture itself."""
+
+    @pytest.fixture
+    def decodes(self, folder: Path) -> Decodes:
+        runner = make_runner(folder, block_size=8)
+        return runner.make_decodes(runner.caches, [1, 2, 4])
+
+    @staticmethod
+    def taken(decodes: Decodes) -> list[int]:
+        """Sizes of the batches that it takes."""
+        item = Item([5], 3, [0], Sample(SamplingParams(), 0))
+        return [count for count in range(1, 6) if decodes.takes(StepPlan([item] * count, count))]
+
+    def test_the_largest_is_captured_first_and_smaller_ones_fill_it_up_where_memory_ends(
+        self, decodes: Decodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        captured: list[int] = []
+
+        def capture(self: Graphs, key: tuple[object, int], work: object) -> None:
+            if key[1] == 1:
+                raise torch.OutOfMemoryError
+            captured.append(key[1])
+
+        monkeypatch.setattr(Graphs, "capture", capture)
+        decodes.capture()
+        assert captured == sorted(captured, reverse=True)
+        assert self.taken(decodes) == [1, 2, 3, 4]
+        assert "fewer than 2 sequences" in caplog.text
+
+    def test_what_cannot_be_captured_is_built_anew_after_one_warning(
+        self, decodes: Decodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def capture(*args: object) -> None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        monkeypatch.setattr(Graphs, "capture", capture)
+        decodes.capture()
+        assert self.taken(decodes) == []
+        (warning,) = (record for record in caplog.records if record.levelname == "WARNING")
+        assert "not permitted" in warning.getMessage()
+
+
+def test_prompts_guesses_and_adapters_are_not_for_padded_steps(folder: Path) -> None:
+    runner = make_runner(folder, block_size=8)
+    decodes = runner.make_decodes(runner.caches, [2])
+    plain = Item([5], 3, [0], Sample(SamplingParams(), 0))
+    assert decodes.takes(StepPlan([plain, plain], 2))
+    assert not decodes.takes(StepPlan([plain] * 3, 3))
+    assert not decodes.takes(StepPlan([plain, replace(plain, tokens=[5, 6])], 1))
+    assert not decodes.takes(StepPlan([replace(plain, adapter="a")], 1))
+    assert not decodes.takes(StepPlan([replace(plain, targets=[4])], 1))
