@@ -37,7 +37,10 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status.
         reason: Kubernetes' word for it, such as "NotFound", "Conflict" or "Invalid".
+        is_read: whether it was to read something.
     """
+
+    is_read = False
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -200,7 +203,9 @@ class Client:
             count_write(method, path, reply.status)
         if reply.status >= 400:
             async with reply:
-                raise await _failure(reply)
+                error = await _failure(reply)
+                error.is_read = method == "GET"
+                raise error
         return reply
 
     def _logged_in(self) -> aiohttp.ClientSession:

@@ -8,7 +8,7 @@ import asyncio
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from textgen_operator import apply, claims, leftovers, metrics, warming
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import was_applied
 from textgen_operator.events import Change, events_of
+from textgen_operator.informers import ServiceKey
 from textgen_operator.inventory import NOTHING, Holdings
 from textgen_operator.kinds import (
     AUTOSCALERS,
@@ -38,11 +39,15 @@ from textgen_operator.render.pod import overrides
 from textgen_operator.render.service import url
 from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
 from textgen_operator.rollout.steering import Course, Steering
-from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of
+from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of, unknown_status
 from textgen_operator.workloads import pod_spec
 
 LOOK_AGAIN = 15.0
 """Seconds until a look that waits for an object to go, which no watch tells of when it is not ours."""
+
+
+PATIENCE = timedelta(minutes=1)
+"""How long an API server that fails to answer may leave a status as it is; what it refuses, it refuses at once."""
 
 
 class Disposition(enum.Enum):
@@ -128,6 +133,8 @@ class Reconciler:
         self._observer = Observer(client, clock)
         self._logs = PodLogs(client)
         self._steering = Steering(client)
+        self._unread_since: dict[ServiceKey, datetime] = {}
+        """Services whose objects cannot be read -> since when."""
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Look at one service; the seconds after which to look again even if nothing changes, or None.
@@ -139,8 +146,24 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             # Kubernetes removes what the service owns.
             self._logs.forget((namespace, name))
+            self._unread_since.pop((namespace, name), None)
             metrics.forget_service(namespace, name)
             return None
+        try:
+            again = await self._look(body)
+        except ApiError as error:
+            if error.is_read and self._has_failed_for_long((namespace, name), error):
+                await apply.write_status(self._client, body, unknown_status(body, str(error), self._clock()))
+            raise
+        self._unread_since.pop((namespace, name), None)
+        return again
+
+    def _has_failed_for_long(self, key: ServiceKey, error: ApiError) -> bool:
+        """Whether a read fails in a way that time does not mend, or that it has not mended yet."""
+        since = self._unread_since.setdefault(key, self._clock())
+        return error.is_refusal or self._clock() - since > PATIENCE
+
+    async def _look(self, body: Manifest) -> float | None:
         try:
             service = TextGenerationService.model_validate(body)
             desired = render(service, self._defaults, self._holdings.served)
@@ -186,7 +209,7 @@ class Reconciler:
             for pod in course.remove if course and obstacle is None else ():
                 await apply.replace_pod(self._client, pod)
         except ApiError as error:
-            if not error.is_refusal:
+            if error.is_read or not error.is_refusal:
                 raise
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
         observed = Observed(

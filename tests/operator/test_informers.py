@@ -2,13 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp.web
 import pytest
-from kmock import RawHandler
+from kmock import RawHandler, Response
 
 from textgen_operator import informers
 from textgen_operator.client import Client
@@ -55,7 +54,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(informers, "PAUSE", 0.01)
 
 
-def serve(kmock: RawHandler, lists: list[Any], watches: list[tuple[Manifest, ...]]) -> None:
+def serve(kmock: RawHandler, lists: Iterable[Any], watches: list[tuple[Manifest, ...]]) -> None:
     """Answers of the API server, one after the other; a watch after the last stays open."""
     stays_open = (b"", lambda: asyncio.sleep(30))
     to_lists, to_watches = iter(lists), itertools.chain(watches, itertools.repeat(stays_open))
@@ -116,7 +115,10 @@ async def test_what_vanished_while_the_watch_was_down_is_noticed(client: Client,
 
 
 @pytest.mark.parametrize("failure", [500, 403, 429])
-async def test_failures_are_survived(client: Client, kmock: RawHandler, failure: int) -> None:
-    serve(kmock, [aiohttp.web.Response(status=failure), listed(pod("a"))], [])
+async def test_failures_are_survived(
+    client: Client, kmock: RawHandler, caplog: pytest.LogCaptureFixture, failure: int
+) -> None:
+    serve(kmock, [Response(status=failure), Response(status=200, payload=listed(pod("a")))], [])
     async with informed(client) as notified:
         assert await take(notified, 1) == [CHAT]
+    assert f"Watch on {PATH} failed: HTTP {failure}" in caplog.text

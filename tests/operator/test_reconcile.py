@@ -1,11 +1,11 @@
 """One look at one service, against an emulated API server."""
 
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from kmock import KubernetesEmulator
+from kmock import KubernetesEmulator, Response
 from kube_emulator import resource
 from operator_samples import custom_resource
 
@@ -213,6 +213,39 @@ async def test_a_service_that_goes_or_is_gone_is_left_to_the_garbage_collector(
         cluster.objects[resource(SERVICES_OF_OURS), "models", "chat"].delete()
     assert await reconciler.reconcile("models", "chat") is None
     assert writes(cluster) == []
+
+
+@pytest.mark.parametrize(("failure", "at_once"), [(403, True), (503, False)])
+async def test_what_cannot_be_read_is_unknown_until_it_can_be(
+    client: Client, cluster: KubernetesEmulator, failure: int, at_once: bool
+) -> None:
+    now = NOW
+    reconciler = Reconciler(client, Defaults(image="server:test"), clock=lambda: now)
+    await reconciler.reconcile("models", "chat")
+    before = stored(cluster, SERVICES_OF_OURS)["status"]
+    fails = True
+    answer = Response(status=failure)
+    cluster["get", STATEFUL_SETS.path("models", "chat")] << (lambda request: answer if fails else NotImplemented)
+
+    async def look(minutes: int) -> tuple[str, str]:
+        nonlocal now
+        now += timedelta(minutes=minutes)
+        with pytest.raises(ApiError):
+            await reconciler.reconcile("models", "chat")
+        ready = condition(cluster, "Ready")
+        return ready["status"], ready["reason"]
+
+    unknown = ("Unknown", "Unreadable")
+    assert await look(1) == (unknown if at_once else ("False", "RollingOut"))
+    assert await look(2) == unknown
+    assert f"HTTP {failure}" in condition(cluster, "Progressing")["message"]
+    written = writes(cluster)
+    assert await look(1) == unknown
+    assert writes(cluster) == written
+    fails = False
+    now = NOW
+    await reconciler.reconcile("models", "chat")
+    assert stored(cluster, SERVICES_OF_OURS)["status"] == before
 
 
 async def test_every_write_is_ours_by_name(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:

@@ -128,8 +128,8 @@ class Status(Part):
     """The metadata.generation that the rest is about."""
 
     phase: str = Field(default="", max_length=64)
-    """For people: Pending, Downloading, Loading, Ready, Updating, Degraded, Idle, Suspended or Failed. Programs read
-    the conditions."""
+    """For people: Pending, Downloading, Loading, Ready, Updating, Degraded, Idle, Suspended, Failed or Unknown.
+    Programs read the conditions."""
 
     replicas: int = Field(ge=0)
     """Pods that exist."""

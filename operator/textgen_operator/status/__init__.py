@@ -1,10 +1,10 @@
 """What was observed -> the status of the custom resource. Pure; called by reconcile.py. One file for each concern."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import pod_selector
-from textgen_operator.resource import Condition, ObjectMeta, Status
+from textgen_operator.resource import ObjectMeta, Status
 from textgen_operator.status import advance
 from textgen_operator.status.addresses import addresses
 from textgen_operator.status.conditions import diagnosis_of, verdicts
@@ -12,16 +12,14 @@ from textgen_operator.status.failure import last_failure
 from textgen_operator.status.observed import Intent, Observed, Obstacle
 from textgen_operator.status.patience import next_look
 from textgen_operator.status.phase import phase_of
-from textgen_operator.status.verdict import Verdict
+from textgen_operator.status.unknown import unknown_status
+from textgen_operator.status.verdict import as_stamp
 
-__all__ = ["Intent", "Observed", "Obstacle", "next_look", "status_of"]
+__all__ = ["Intent", "Observed", "Obstacle", "next_look", "status_of", "unknown_status"]
 
 _LONGEST_PATH = 512
 _MOST_PATHS = 256
 """Characters of an override, and overrides, that the definition takes."""
-
-_LONGEST_MESSAGE = 4096
-"""Characters of a condition's message that the definition takes."""
 
 
 def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
@@ -35,7 +33,7 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
     meta = ObjectMeta.model_validate(service["metadata"])
     old = service.get("status", {})
     before = {condition["type"]: condition for condition in old.get("conditions", [])}
-    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = as_stamp(now)
     load = observed.progress.as_status() if observed.progress and not observed.all_ready else None
     progressed_at = advance.progressed_at(observed, old, meta.generation, load, stamp)
     overdue = advance.overdue(observed, progressed_at, now)
@@ -55,7 +53,7 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
             "load": load,
             "progressedAt": progressed_at,
             "lastFailure": last_failure(observed.pods, old.get("lastFailure")),
-            "conditions": [_condition(verdict, meta, before, stamp) for verdict in verdicts(observed, overdue)],
+            "conditions": [each.condition(meta.generation, before, stamp) for each in verdicts(observed, overdue)],
         }
     )
     return status.model_dump(by_alias=True, exclude_none=True)
@@ -84,19 +82,3 @@ def _model(service: Manifest, observed: Observed, old: Manifest) -> Manifest | N
         return known if known and known["name"] == asked else None
     found = {"name": asked, "sizeBytes": observed.located.total_bytes}
     return found | ({"resolvedRevision": observed.located.revision} if observed.located.revision else {})
-
-
-def _condition(verdict: Verdict, meta: ObjectMeta, before: dict[str, Manifest], stamp: str) -> Manifest:
-    old = before.get(verdict.type, {})
-    unchanged = old.get("status") == verdict.status
-    condition = Condition.model_validate(
-        {
-            "type": verdict.type,
-            "status": verdict.status,
-            "observedGeneration": meta.generation,
-            "lastTransitionTime": old["lastTransitionTime"] if unchanged else stamp,
-            "reason": verdict.reason,
-            "message": verdict.message[:_LONGEST_MESSAGE],
-        }
-    )
-    return condition.model_dump(by_alias=True)

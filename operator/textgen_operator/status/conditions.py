@@ -26,6 +26,7 @@ SCHEDULED = "Scheduled"
 PROGRESSING = "Progressing"
 AVAILABLE = "Available"
 READY = "Ready"
+CONDITIONS = (ACCEPTED, MODEL_READY, SCHEDULED, PROGRESSING, AVAILABLE, READY)
 
 
 def verdicts(observed: Observed, overdue: str | None) -> list[Verdict]:
@@ -55,12 +56,7 @@ def diagnosis_of(observed: Observed) -> Diagnosis | None:
     found = diagnose(observed.evidence)
     if found and found.reason == "Starting" and observed.progress:
         return Diagnosis("Starting", f"Pod {observed.progress.pod} is {observed.progress}", blocking=False)
-    return found
-
-
-def is_ready(pod: Manifest) -> bool:
-    """Whether Kubernetes sends requests to a pod."""
-    return condition(pod, "Ready").get("status") == "True"
+    return found or observed.complaint
 
 
 def _accepted(obstacle: Obstacle | None) -> Verdict:
@@ -112,16 +108,16 @@ def _available(observed: Observed) -> Verdict:
 
 def _progressing(observed: Observed, diagnosis: Diagnosis | None, overdue: str | None) -> Verdict:
     if observed.obstacle:
-    if overdue:
-        why = diagnosis.message if diagnosis else done
-        return Verdict(PROGRESSING, "False", "ProgressDeadlineExceeded", f"{overdue}; {why}")
-    if diagnosis and diagnosis.blocking:
-        return Verdict(PROGRESSING, "False", "RolloutBlocked", diagnosis.message)
         return Verdict(PROGRESSING, "False", observed.obstacle.reason, observed.obstacle.message)
     if rests := resting(observed):
         return Verdict(PROGRESSING, "False", *rests)
     counts = observed.counts
     done = f"{counts['updatedReplicas']} of {observed.wanted} pods are up to date, {counts['readyReplicas']} answer"
+    if overdue:
+        why = diagnosis.message if diagnosis else done
+        return Verdict(PROGRESSING, "False", "ProgressDeadlineExceeded", f"{overdue}; {why}")
+    if diagnosis and diagnosis.blocking:
+        return Verdict(PROGRESSING, "False", "RolloutBlocked", diagnosis.message)
     return Verdict(PROGRESSING, "True", "RollingOut", done)
 
 
@@ -129,11 +125,11 @@ def _ready(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
     if observed.obstacle:
         return Verdict(READY, "False", observed.obstacle.reason, observed.obstacle.message)
     if observed.all_ready:
-    if rests := resting(observed):
-        return Verdict(READY, "False", *rests)
         return Verdict(READY, "True", "Ready", f"All pods ({observed.wanted}) run the current spec and answer")
     if rests := unwanted(observed):
         return Verdict(READY, "False", *rests)
     if diagnosis:
         return Verdict(READY, "False", diagnosis.reason, diagnosis.message)
+    if rests := resting(observed):
+        return Verdict(READY, "False", *rests)
     return Verdict(READY, "False", "RollingOut", "Pods are being started or replaced")
