@@ -8,6 +8,7 @@ from torch import Tensor
 
 from textgen_server.attention.base import Attention, AttentionBatch, AttentionSpec
 from textgen_server.native.library import kernels, use
+from textgen_server.native.ops import PackedLinear, rows_of
 
 
 class AttentionCall(ctypes.Structure):
@@ -79,14 +80,39 @@ class NativeAttention(Attention):
 
     def attend(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> Tensor:
         q, out = _rows(q), torch.empty(q.shape, dtype=torch.float32)
-        call = batch.plan(_call, self.spec)
+        call = self._call(k_cache, v_cache, batch)
         call.queries, call.query_stride, call.out = q.data_ptr(), q.stride(0), out.data_ptr()
+        _run(call)
+        return out
+
+    def between(
+        self,
+        qkv: PackedLinear,
+        out: PackedLinear,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        batch: AttentionBatch,
+    ) -> Tensor:
+        """What layers.self_attention.SelfAttention computes of x [T, hidden], in one call; `rotary` of Rotary.at."""
+        call, x = self._call(k_cache, v_cache, batch), rows_of(x)
+        result = torch.empty(len(x), out.features, dtype=torch.float32)
+        cos, sin, dim = (None, None, 0) if rotary is None else (*(t.data_ptr() for t in rotary), rotary[0].shape[-1])
+        _library().textgen_self_attention(
+            qkv.address, out.address, ctypes.byref(call), x.data_ptr(), x.stride(0), cos, sin, dim, result.data_ptr(),
+            len(x),
+        )  # fmt: skip
+        return result
+
+    def _call(self, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> AttentionCall:
+        """All but what is attended with; the same one for all layers of a kind in a step."""
+        call = batch.plan(_call, self.spec)
         call.key_pool, call.value_pool, call.padded_block = k_cache.data_ptr(), v_cache.data_ptr(), k_cache.shape[2]
         call.slopes, call.bias = (
             None if numbers is None else numbers.data_ptr() for numbers in (self._slopes, self._bias)
         )
-        _run(call)
-        return out
+        return call
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -95,10 +121,14 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _run(call: AttentionCall) -> None:
+    _library().textgen_attention(ctypes.byref(call))
+
+
+def _library() -> ctypes.CDLL:
     library = kernels()
     if library is None:
         raise RuntimeError("the CPU kernels are not in use")
-    library.textgen_attention(ctypes.byref(call))
+    return library
 
 
 def _lanes() -> int:
@@ -112,6 +142,7 @@ def _call(batch: AttentionBatch, spec: AttentionSpec) -> AttentionCall:
         starts=batch.query_start.data_ptr(),
         contexts=batch.context_lens.data_ptr(),
         tables=batch.block_tables.data_ptr(),
+        slots=batch.slots.data_ptr(),
         first_keys=None if batch.first_keys is None else batch.first_keys.data_ptr(),
         sequences=len(batch.context_lens),
         table_width=batch.block_tables.shape[1],

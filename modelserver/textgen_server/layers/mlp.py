@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from textgen_server.layers.activation import Activation
 from textgen_server.layers.build import Builder
-from textgen_server.native.ops import fit, silu_and_multiply
+from textgen_server.native.ops import PackedLinear, fit, gated_mlp, silu_and_multiply
 
 
 class GatedMLP(nn.Module):
@@ -30,6 +30,8 @@ class GatedMLP(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.activation is F.silu and isinstance(self.gate_up, PackedLinear) and isinstance(self.down, PackedLinear):
+            return gated_mlp(self.gate_up, self.down, x)
         out: Tensor = self.down(self._activate(self.gate_up(x)))
         return out
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textgen_server.native.ops import fit, rms_norm
+from textgen_server.native.ops import add_and_rms_norm, fit
 
 Stream = tuple[Tensor, Tensor | None]
 """What goes from layer to layer: hidden states x [T, hidden], and what is still to be added to them, or None. The next
@@ -29,9 +29,14 @@ class RMSNorm(Norm):
         self.weight = weight
         self.eps = eps
 
+    def after(self, stream: Stream) -> tuple[Tensor, Tensor]:
+        """See Norm."""
+        x, added = stream
+        return add_and_rms_norm(x, added, self.weight, self.eps) if fit(x, self.weight) else super().after(stream)
+
     def forward(self, x: Tensor) -> Tensor:
         if fit(x, self.weight):
-            return rms_norm(x, self.weight, self.eps)
+            return add_and_rms_norm(x, None, self.weight, self.eps)[1]
         if x.dtype == torch.float32:
             return torch.rms_norm(x, self.weight.shape, self.weight, self.eps)
         normed = torch.rms_norm(x.float(), self.weight.shape, None, self.eps)

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
+from textgen_server.attention.native import NativeAttention
 from textgen_server.layers.build import Builder, Piece
 from textgen_server.layers.partition import Heads
 from textgen_server.layers.rotary import rotate
+from textgen_server.native.ops import PackedLinear
 
 
 class SelfAttention(nn.Module):
@@ -41,14 +43,17 @@ class SelfAttention(nn.Module):
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, batch: AttentionBatch, keys: Tensor, values: Tensor
     ) -> Tensor:
         """x [T, hidden] to the same; `rotary` from Rotary.at, keys and values the layer's pools."""
+        qkv, out, attention = self.qkv, self.out, self.attention if self.head_norm is None else None
+        if isinstance(attention, NativeAttention) and isinstance(qkv, PackedLinear) and isinstance(out, PackedLinear):
+            return attention.between(qkv, out, x, rotary if self.rotates else None, keys, values, batch)
         q_count, kv_count = self.sizes
-        qkv = self.qkv(x).view(len(x), q_count + 2 * kv_count, self.head_dim)
-        qk, v = qkv.split([q_count + kv_count, kv_count], dim=1)
+        heads = self.qkv(x).view(len(x), q_count + 2 * kv_count, self.head_dim)
+        qk, v = heads.split([q_count + kv_count, kv_count], dim=1)
         if self.head_norm is not None:
             qk = self.head_norm(qk)
         if self.rotates and rotary is not None:
             qk = rotate(qk, *rotary)
         q, k = qk.split(self.sizes, dim=1)
         attended = self.attention.forward(q, k, v, keys, values, batch)
-        out: Tensor = self.out(attended.reshape(len(x), q_count * self.head_dim))
-        return out
+        projected: Tensor = self.out(attended.reshape(len(x), q_count * self.head_dim))
+        return projected

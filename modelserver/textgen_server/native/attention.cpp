@@ -9,30 +9,9 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels.h"
 #include "simd.h"
 #include "threads.h"
-
-extern "C" {
-
-// What a layer attends to in one step. Mirrored by AttentionCall in attention/native.py.
-// Without keys nothing is written, without queries nothing attended to.
-struct TextgenAttention {
-    const float *queries, *keys, *values;  // [T, heads or kv_heads, head_dim], rows these many floats apart:
-    int64_t query_stride, key_stride, value_stride;
-    float *out;                      // [T, heads, head_dim]
-    float *key_pool, *value_pool;    // [blocks, kv_heads, cells of padded_block * head_dim]
-    const int32_t *starts, *contexts, *tables;  // [B + 1], [B], [B, table_width]
-    const int64_t *slots;            // [T]
-    const int32_t *first_keys;       // [B], no key before it is seen, or null
-    const float *slopes;             // ALiBi's, [heads], or null
-    const float *bias;               // by distance, [heads, bias_distances], the last for all beyond, or null
-    int64_t tokens, sequences, table_width;
-    int64_t heads, kv_heads, head_dim, block_size, padded_block;
-    int64_t bias_distances;
-    int64_t window;                  // 0 for none
-    float scale, softcap;            // softcap 0 for none
-};
-}
 
 namespace {
 

@@ -40,10 +40,15 @@ _SIGNATURES = {
     "textgen_pack_int8_weights": (None, [c_void_p, c_long, c_void_p, c_long, c_long]),
     "textgen_pack_int8": (None, [c_void_p, c_long, c_void_p, c_void_p, c_long, c_long]),
     "textgen_linear": (None, [c_void_p, c_void_p, c_long, c_void_p, c_long]),
-    "textgen_rms_norm": (None, [c_void_p, c_long, c_void_p, c_float, c_void_p, c_long, c_long]),
-    "textgen_silu_and_multiply": (None, [c_void_p, c_void_p, c_long, c_long]),
+    "textgen_rms_norm": (None, [c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_long, c_long]),
+    "textgen_silu_and_multiply": (None, [c_void_p, c_void_p, c_long, c_long, c_long]),
     "textgen_rotate": (None, [c_void_p, c_long, c_void_p, c_void_p, c_long, c_long, c_long, c_long]),
     "textgen_attention": (None, [c_void_p]),
+    "textgen_self_attention": (
+        None,
+        [c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_void_p, c_void_p, c_long, c_void_p, c_long],
+    ),
+    "textgen_gated_mlp": (None, [c_void_p, c_void_p, c_void_p, c_long, c_void_p, c_long]),
 }
 
 _loaded: list[ctypes.CDLL] = []

@@ -1,28 +1,8 @@
-// A linear layer, and its product with rows of float32.
+// What the kinds of linear layers share: panels, tiles, and where a tile's results go.
 #pragma once
 
-#include <cstdint>
-
+#include "kernels.h"
 #include "simd.h"
-
-extern "C" {
-
-// How a matrix is packed, and what it is multiplied with: ops.py has the same numbers.
-enum : int64_t { FLOAT32, INT8_WEIGHTS, INT8 };
-
-// Mirrored by Linear in ops.py.
-struct TextgenLinear {
-    const void *packed;
-    const float *scales, *bias;  // [features] or null
-    const int32_t *corrections;  // of INT8, see int8.cpp
-    int64_t kind, depth, features;
-    float input_scale;  // of INT8: what a code of x stands for; 0 where each row's largest number says it
-};
-
-// out [rows, features] = x [rows, depth] W^T + bias, with rows of x `x_stride` apart. What a row gets does not depend on
-// the rows beside it.
-void textgen_linear(const TextgenLinear *layer, const float *x, long x_stride, float *out, long rows);
-}
 
 inline long panels_of(long features) { return (features + TILE_COLUMNS - 1) / TILE_COLUMNS; }
 

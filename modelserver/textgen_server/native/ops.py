@@ -23,7 +23,7 @@ def _kernels() -> ctypes.CDLL:
 
 
 class Linear(ctypes.Structure):
-    """Mirrors TextgenLinear of linear.h, which says what the kinds are."""
+    """Mirrors TextgenLinear of kernels.h, which says what the kinds are."""
 
     FLOAT32, INT8_WEIGHTS, INT8 = range(3)
 
@@ -34,7 +34,7 @@ class Linear(ctypes.Structure):
     )
 
 
-class _NativeLinear(nn.Module):
+class PackedLinear(nn.Module):
     """x [..., in] -> x W^T + b [..., out] in the type of x, with W [out, in] packed in panels.
 
     A row's result is the same whatever rows are beside it.
@@ -44,25 +44,36 @@ class _NativeLinear(nn.Module):
         super().__init__()
         self._tensors = {"packed": packed, **tensors}
         self.features, self.depth = shape
-        self.native = Linear(
+        self.linear = Linear(
             kind=kind,
             depth=self.depth,
             features=self.features,
             **{name: t.data_ptr() for name, t in self._tensors.items() if t is not None},
         )
-        self._pointer = ctypes.addressof(self.native)
+        self.address = ctypes.addressof(self.linear)
         self._multiply = _kernels().textgen_linear
+
+    def plus(self, bias: Tensor) -> "PackedLinear":
+        """This layer, which adds `bias` [out] from now on."""
+        bias = self._tensors["bias"] = bias.float().contiguous()
+        self.linear.bias = bias.data_ptr()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = x.dtype
-        x = x if x.dim() == 2 and x.stride(1) == 1 and dtype == torch.float32 else x.float().contiguous()
+        x = rows_of(x.float())
         out = torch.empty(*x.shape[:-1], self.features, dtype=torch.float32)
         stride = x.stride(-2) if x.dim() > 1 else self.depth
-        self._multiply(self._pointer, x.data_ptr(), stride, out.data_ptr(), out.numel() // self.features)
+        self._multiply(self.address, x.data_ptr(), stride, out.data_ptr(), out.numel() // self.features)
         return out if dtype == torch.float32 else out.to(dtype)
 
 
-class NativeLinear(_NativeLinear):
+def rows_of(x: Tensor) -> Tensor:
+    """x, or a copy, with rows that may lie apart if there are no dimensions before them."""
+    return x if x.dim() == 2 and x.stride(1) == 1 else x.contiguous()
+
+
+class NativeLinear(PackedLinear):
     """W in float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -70,7 +81,7 @@ class NativeLinear(_NativeLinear):
         super().__init__(Linear.FLOAT32, weight.shape, packed, bias=None if bias is None else bias.contiguous())
 
 
-class NativeInt8Weights(_NativeLinear):
+class NativeInt8Weights(PackedLinear):
     """W = codes [out, in] * scales [out, 1], codes in int8; products in float32."""
 
     def __init__(self, codes: Tensor, scales: Tensor) -> None:
@@ -78,7 +89,7 @@ class NativeInt8Weights(_NativeLinear):
         super().__init__(Linear.INT8_WEIGHTS, codes.shape, packed, scales=scales.flatten().contiguous())
 
 
-class NativeInt8(_NativeLinear):
+class NativeInt8(PackedLinear):
     """The same with products in int8: each row of x is rounded as quantization.scaled.rounded does it, by
     `input_scale` or by its own largest number."""
 
@@ -90,7 +101,7 @@ class NativeInt8(_NativeLinear):
         library.textgen_pack_int8(codes.data_ptr(), depth, packed.data_ptr(), corrections.data_ptr(), features, depth)
         flat = scales.flatten().contiguous()
         super().__init__(Linear.INT8, codes.shape, packed, scales=flat, corrections=corrections)
-        self.native.input_scale = input_scale or 0.0
+        self.linear.input_scale = input_scale or 0.0
 
 
 def _packed(weight: Tensor, pack: Callable[..., None]) -> Tensor:
@@ -101,13 +112,15 @@ def _packed(weight: Tensor, pack: Callable[..., None]) -> Tensor:
     return packed
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight, for rows of x [..., width]."""
+def add_and_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(x + added, that / rms(that) * weight), for rows of x [..., width]; nothing is added where `added` is None."""
     x = x.contiguous()
-    out = torch.empty_like(x)
-    width = x.shape[-1]
-    _kernels().textgen_rms_norm(x.data_ptr(), width, weight.data_ptr(), eps, out.data_ptr(), x.numel() // width, width)
-    return out
+    both, out, width = x if added is None else torch.empty_like(x), torch.empty_like(x), x.shape[-1]
+    more = None if added is None else added.contiguous().data_ptr()
+    _kernels().textgen_rms_norm(
+        x.data_ptr(), more, both.data_ptr(), weight.data_ptr(), eps, out.data_ptr(), x.numel() // width, width
+    )
+    return both, out
 
 
 def silu_and_multiply(gate_up: Tensor) -> Tensor:
@@ -115,7 +128,14 @@ def silu_and_multiply(gate_up: Tensor) -> Tensor:
     gate_up = gate_up.contiguous()
     width = gate_up.shape[-1] // 2
     out = torch.empty(*gate_up.shape[:-1], width, dtype=torch.float32)
-    _kernels().textgen_silu_and_multiply(gate_up.data_ptr(), out.data_ptr(), out.numel() // width, width)
+    _kernels().textgen_silu_and_multiply(gate_up.data_ptr(), out.data_ptr(), width, out.numel() // width, width)
+    return out
+
+
+def gated_mlp(gate_up: PackedLinear, down: PackedLinear, x: Tensor) -> Tensor:
+    """down(silu(gate(x)) * up(x)) [T, out] of x [T, in], in one call."""
+    x, out = rows_of(x), torch.empty(len(x), down.features, dtype=torch.float32)
+    _kernels().textgen_gated_mlp(gate_up.address, down.address, x.data_ptr(), x.stride(0), out.data_ptr(), len(x))
     return out
 
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels.h"
 #include "simd.h"
 #include "threads.h"
 
@@ -20,11 +21,20 @@ void share_rows(long rows, long width, const Work &work) {
 
 extern "C" {
 
-// out = x / sqrt(mean(x^2) + eps) * weight, for rows [rows, width]
-void textgen_rms_norm(const float *x, long x_stride, const float *weight, float eps, float *out, long rows, long width) {
+// sum = x + added, where there is something to add; out = sum / sqrt(mean(sum^2) + eps) * weight, for rows [rows, width]
+void textgen_rms_norm(const float *x, const float *added, float *sums, const float *weight, float eps, float *out,
+                      long rows, long width) {
     share_rows(rows, width, [=](long row) {
-        const float *from = x + row * x_stride;
+        const float *from = x + row * width;
         float *to = out + row * width;
+        if (added) {
+            const float *more = added + row * width;
+            float *both = sums + row * width;
+            long i = 0;
+            for (; i + LANES <= width; i += LANES) store(both + i, load(from + i) + load(more + i));
+            for (; i < width; ++i) both[i] = from[i] + more[i];
+            from = both;
+        }
         Vec squares = {};
         long i = 0;
         for (; i + LANES <= width; i += LANES) squares += load(from + i) * load(from + i);
@@ -36,11 +46,12 @@ void textgen_rms_norm(const float *x, long x_stride, const float *weight, float 
     });
 }
 
-// out = silu(gate) * up, with gate and up the halves of x [rows, 2 width]
-void textgen_silu_and_multiply(const float *x, float *out, long rows, long width) {
+// out = silu(gate) * up, with gate and up the halves of x [rows, 2 width]; out's rows are `out_stride` apart, and it may
+// be x itself.
+void textgen_silu_and_multiply(const float *x, float *out, long out_stride, long rows, long width) {
     share_rows(rows, width, [=](long row) {
         const float *gate = x + row * 2 * width, *up = gate + width;
-        float *to = out + row * width;
+        float *to = out + row * out_stride;
         long i = 0;
         for (; i + LANES <= width; i += LANES) {
             const Vec g = load(gate + i);

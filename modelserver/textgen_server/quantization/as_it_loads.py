@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from textgen_server.quantization.base import Quantization
-from textgen_server.quantization.keep_packed import SideBySide
+from textgen_server.quantization.keep_packed import side_by_side
 from textgen_server.quantization.scaled import Rounding, Scaled, rounded
 from textgen_server.quantization.scaled_linear import scaled_layer
 from textgen_server.weights.loader import Loader, Part
@@ -21,7 +21,7 @@ class _ByRows(Quantization):
 
     def linear(self, loader: Loader, parts: Sequence[Part], bias: Tensor | None) -> nn.Module:
         """See quantization.base.Quantization."""
-        return SideBySide([self._rounded(loader.tensor(parts))], bias)
+        return side_by_side([self._rounded(loader.tensor(parts))], bias)
 
     def _rounded(self, weight: Tensor) -> nn.Module:
         codes, scales = rounded(weight, self.dtype)

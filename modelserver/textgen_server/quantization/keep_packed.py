@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from textgen_server.native.ops import PackedLinear
 from textgen_server.quantization.base import Quantization
 from textgen_server.quantization.unpacked import Block, Unpacked
 from textgen_server.weights.loader import Loader, Part
@@ -35,7 +36,16 @@ class KeepPacked(Quantization):
         layers = self.holders[kind]([checkpoint.block(part) for part in parts], loader.device, loader.dtype)
         if loader.transfer is not None:
             loader.transfer.add(sum(loader.stored_bytes(part) for part in parts))
+        return side_by_side(layers, bias)
+
+
+def side_by_side(layers: Sequence[nn.Module], bias: Tensor | None) -> nn.Module:
+    """x [..., in] -> the outputs of all layers, one behind the other, plus b [out]."""
+    if len(layers) > 1:
         return SideBySide(layers, bias)
+    if bias is None:
+        return layers[0]
+    return layers[0].plus(bias) if isinstance(layers[0], PackedLinear) else SideBySide(layers, bias)
 
 
 class SideBySide(nn.Module):

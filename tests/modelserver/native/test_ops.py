@@ -79,7 +79,12 @@ def test_products_in_8_bits_are_exact(kernels: ctypes.CDLL, features: int, depth
 def test_norms_and_activations_equal_torchs(kernels: ctypes.CDLL, width: int) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(9, width) * 5, torch.randn(width)
-    torch.testing.assert_close(ops.rms_norm(x, weight, 1e-5), torch.rms_norm(x, (width,), weight, 1e-5), **TOLERANCE)
+    alone, normed = ops.add_and_rms_norm(x, None, weight, 1e-5)
+    assert torch.equal(alone, x)
+    torch.testing.assert_close(normed, torch.rms_norm(x, (width,), weight, 1e-5), **TOLERANCE)
+    total, normed = ops.add_and_rms_norm(x, x.flip(0), weight, 1e-5)
+    assert torch.equal(total, x + x.flip(0))
+    torch.testing.assert_close(normed, torch.rms_norm(total, (width,), weight, 1e-5), **TOLERANCE)
     both = torch.cat([x * 20, x], dim=-1)
     both[0, 0] = -200.0  # its exponential is beyond float32
     torch.testing.assert_close(ops.silu_and_multiply(both), F.silu(both[:, :width]) * both[:, width:], **TOLERANCE)
