@@ -177,6 +177,14 @@ def service(name: str, **spec: Any) -> Manifest:
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
 
 
+def ended(*conditions: str) -> Manifest:
+    """The status of a Job that has these conditions, as its controller writes it."""
+    time = "2026-01-01T00:00:00Z"
+    found = [{"type": kind, "status": "True", "reason": "Test", "lastTransitionTime": time} for kind in conditions]
+    done = {"completionTime": time, "succeeded": 1} if "Complete" in conditions else {"failed": 7}
+    return {"startTime": time, "conditions": found, **done}
+
+
 EVENTUALLY_SECONDS = 60.0
 """How long something may take that takes a second on a machine with nothing else to do."""
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from cluster.kube import Namespace, Refused, eventually
+from cluster.kube import Namespace, Refused, ended, eventually
 from cluster.operator_process import Operator
 
 from textgen_operator.kinds import CLAIMS, JOBS, PODS, SERVICES_OF_OURS, STATEFUL_SETS, Kind
@@ -188,11 +188,3 @@ def test_pods_wait_until_a_shared_cache_is_filled(operator: Operator, namespace:
         assert not namespace.exists(CLAIMS, "chat-cache")
 
     eventually(gone)
-
-
-def ended(*conditions: str) -> dict[str, Any]:
-    """The status of a Job, as its controller would write it."""
-    time = "2026-01-01T00:00:00Z"
-    found = [{"type": kind, "status": "True", "reason": "Test", "lastTransitionTime": time} for kind in conditions]
-    done = {"completionTime": time, "succeeded": 1} if "Complete" in conditions else {"failed": 7}
-    return {"startTime": time, "conditions": found, **done}

@@ -20,7 +20,7 @@ CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"^(?:[A-Z_]+=\S+ )?make ([a-z][\w-]*)")
 # Of the operator, Docker and kubectl.
-OTHER_FLAGS = {"--namespace", "--lease-name", "--lease-seconds", "--shm-size", "--for"}
+OTHER_FLAGS = {"--namespace", "--print-docker", "--lease-name", "--lease-seconds", "--shm-size", "--for"}
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -84,6 +84,12 @@ def test_resources_that_are_shown_are_valid(document: Path) -> None:
     for language, text in FENCE.findall(document.read_text()):
         if language == "yaml":
             TextGenerationService.model_validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_says_what_it_is_for_and_is_in_the_list_by_need(example: Path) -> None:
+    assert example.read_text().startswith("# ")
+    assert f"(../examples/{example.name})" in (ROOT / "docs" / "resource.md").read_text()
 
 
 def test_the_readme_lists_what_the_registry_has() -> None:

@@ -18,8 +18,8 @@ from textgen_operator.render.server_args import server_args, server_options
 from textgen_operator.resource import OWNED_ENV, OWNED_OPTIONS, Spec, TextGenerationService
 from textgen_server.settings import ServerOptions, flag_of, parse
 
-KUBERNETES = ("1.30", "1.33", "1.36")
-"""From the oldest version with the preStop action `sleep` to the newest that was tried."""
+KUBERNETES = ("1.30", "1.36")
+"""The oldest version with the preStop action `sleep`, and the newest that was tried."""
 
 
 # --- examples ---------------------------------------------------------------------------------------------------------
