@@ -12,8 +12,8 @@ _HEAD = """\
 <!-- Generated from helm/textgen/values.yaml by `make generate`. Do not edit. -->
 # The textgen chart
 
-Installs the operator, the definition of TextGenerationService, and the rights that both need: see
-[operations.md](../../docs/operations.md#the-operator) for what is installed, and for upgrades, rollbacks and removal.
+The textgen operator, the definition of TextGenerationService, rights for both and for those who use it, and dashboards.
+Installing, upgrading, rolling back and removing it: [upgrade.md](../../docs/upgrade.md).
 
 ```
 helm install textgen helm/textgen --namespace textgen-system --create-namespace

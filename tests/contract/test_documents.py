@@ -12,7 +12,7 @@ from textgen_server.registry import FAMILIES, QUANTIZATION_METHODS
 from textgen_server.settings import ServerOptions, flag_of
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "helm/textgen/README.md"])
 CODE_ROOTS = (ROOT, ROOT / "modelserver/textgen_server", ROOT / "operator/textgen_operator")
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -50,6 +50,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         linked = document.parent / path if path else document
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_long_page_begins_with_its_contents() -> None:
+    page = ROOT / "docs" / "operations.md"
+    contents, *sections = prose(page).split("\n## ")
+    assert re.findall(r"\[([^\]]+)\]\(#", contents) == [section.partition("\n")[0] for section in sections]
 
 
 @each_document
