@@ -104,6 +104,7 @@ class Attention(Protocol):
         dtypes: what q, k and v may be, and the cache with them.
         cache_dtypes: what else the cache may be, whatever q, k and v are.
         relative: whether it computes a `relative_bias`, and keeps to `first_keys`.
+        turns: whether it has `forward_turning`.
     """
 
     preferred_block_size: ClassVar[int]
@@ -111,6 +112,7 @@ class Attention(Protocol):
     dtypes: ClassVar[frozenset[torch.dtype]]
     cache_dtypes: ClassVar[frozenset[torch.dtype]] = frozenset()
     relative: ClassVar[bool] = False
+    turns: ClassVar[bool] = False
 
     def __init__(self, spec: AttentionSpec) -> None: ...
 
@@ -145,6 +147,20 @@ class Attention(Protocol):
             [T, num_heads, head_dim], in q's dtype. Causal: token t of a sequence sees keys 0..t.
         """
         ...
+
+    def forward_turning(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        k_cache: Tensor,
+        v_cache: Tensor,
+        batch: AttentionBatch,
+    ) -> Tensor:
+        """`forward` of queries and keys that have yet to turn, by cos and sin [T, 1, dim] as layers.rotary.rotate does
+        it: backends that do so while they write save launches and a pass over both."""
+        raise NotImplementedError
 
     def write(self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor, block_size: int) -> None:
         """Only put keys and values into the cache; token i's go to `slots[i]`."""

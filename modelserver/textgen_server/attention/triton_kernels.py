@@ -1,12 +1,13 @@
-"""Device code of attention/triton.py: write into the paged cache, attend over it, merge the splits.
+"""Device code of attention/triton.py: attend over the paged cache, and merge what several programs made of its parts.
 
-Pools are [num_blocks, num_kv_heads, block_size, head_dim]. Those of 8 bits are [num_blocks, num_kv_heads, block_size *
-(head_dim + 4)]: behind a block's numbers lie the scales of its tokens, float32, by which each key and value is divided,
-so that its largest number becomes the type's. One program attends for ROWS rows of one KV head, where row
-r of a sequence is query r // GROUP of query head r % GROUP of the group: a group's heads share each load of keys, for
-any ratio of heads, and a decode is a sequence of GROUP rows. Softmax runs online over tiles of KEYS keys (Milakov and
-Gimelshein 2018; Dao et al. 2022), in powers of two; with NUM_SPLITS > 1 several programs take a part of the keys each
-(flash-decoding) and `merge_splits` weighs their results by their log-sum-exp.
+triton_writing.py has the layout of the pools. One program attends for ROWS rows of one KV head, where row r of a
+sequence is query r // GROUP of query head r % GROUP of the group: a group's heads share each load of keys, for any
+ratio of heads, and a decode is a sequence of GROUP rows. Softmax runs online over tiles of KEYS keys (Milakov and
+Gimelshein 2018; Dao et al. 2022), in powers of two.
+
+With SPLITS several programs take a part of the keys each (flash-decoding), and `merge_splits` weighs their results by
+their log-sum-exp. How many do is decided here, for each sequence by its own length and so that all of the launch's
+programs have about as much to read: a captured step is replayed with any lengths. The launch only bounds their number.
 """
 
 # Triton types arguments when it compiles.
@@ -15,78 +16,10 @@ Gimelshein 2018; Dao et al. 2022), in powers of two; with NUM_SPLITS > 1 several
 import triton
 import triton.language as tl
 
-LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+from textgen_server.attention.triton_tiles import attend_tiles, tiles_of_a_program
 
 
-@triton.jit
-def write_cache(
-    k,
-    v,
-    k_cache,
-    v_cache,
-    k_scales,
-    v_scales,
-    slots,
-    k_token_stride,
-    k_head_stride,
-    v_token_stride,
-    v_head_stride,
-    block_stride,
-    head_stride,
-    KV_HEADS: tl.constexpr,
-    PADDED_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PADDED_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    LARGEST: tl.constexpr,
-):
-    """Grid (tokens,): put one token's keys and values where its slot says. LARGEST is 0 for pools without scales."""
-    token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token)
-    heads = tl.arange(0, PADDED_HEADS)[:, None]
-    dims = tl.arange(0, PADDED_DIM)[None, :]
-    exists = (heads < KV_HEADS) & (dims < HEAD_DIM)
-    target = (slot // BLOCK_SIZE) * block_stride + heads * head_stride + (slot % BLOCK_SIZE) * HEAD_DIM + dims
-    key = tl.load(k + token * k_token_stride + heads * k_head_stride + dims, mask=exists, other=0.0)
-    value = tl.load(v + token * v_token_stride + heads * v_head_stride + dims, mask=exists, other=0.0)
-    if LARGEST > 0:
-        heads_of_pool = tl.arange(0, PADDED_HEADS)
-        places = ((slot // BLOCK_SIZE) * block_stride + heads_of_pool * head_stride + BLOCK_SIZE * HEAD_DIM) // 4
-        places += slot % BLOCK_SIZE
-        key, key_scale = _scaled(key, LARGEST)
-        value, value_scale = _scaled(value, LARGEST)
-        tl.store(k_scales + places, key_scale, mask=heads_of_pool < KV_HEADS)
-        tl.store(v_scales + places, value_scale, mask=heads_of_pool < KV_HEADS)
-    tl.store(k_cache + target, key.to(k_cache.dtype.element_ty), mask=exists)
-    tl.store(v_cache + target, value.to(v_cache.dtype.element_ty), mask=exists)
-
-
-@triton.jit
-def _scaled(rows, LARGEST: tl.constexpr):
-    """Rows whose largest number is LARGEST, in float32, and what each was divided by."""
-    rows = rows.to(tl.float32)
-    scale = tl.max(tl.abs(rows), 1) / LARGEST
-    scale = tl.where(scale > 0, scale, 1.0)
-    return rows / scale[:, None], scale
-
-
-# Products of float32 tiles use three products of TF32, nearly as exact and on tensor cores; others are not concerned.
-FLOAT32_PRODUCT: tl.constexpr = tl.constexpr("tf32x3")
-
-
-@triton.jit
-def _log2_logits(q_tile, key_tile, keys, positions, slopes, scale, HAS_ALIBI: tl.constexpr, SOFTCAP: tl.constexpr):
-    """[ROWS, KEYS] logits in units of log 2, before any mask. `scale` is one for all or one for each key."""
-    logits = tl.dot(q_tile, tl.trans(key_tile), input_precision=FLOAT32_PRODUCT) * scale
-    if SOFTCAP > 0:
-        # tanh x = 1 - 2 / (e^2x + 1), which saturates without overflow
-        logits = SOFTCAP * (1 - 2 / (tl.exp2(logits * (2 * LOG2_E / SOFTCAP)) + 1))
-    if HAS_ALIBI:
-        logits += slopes[:, None] * (keys[None, :] - positions[:, None]).to(tl.float32)
-    return logits * LOG2_E
-
-
-@triton.jit(do_not_specialize=["first_sequence", "table_stride"])
+@triton.jit(do_not_specialize=["first_sequence", "count", "first_token", "table_stride", "programs"])
 def attend(
     q,
     k_cache,
@@ -94,7 +27,8 @@ def attend(
     k_scales,
     v_scales,
     out,
-    split_lse,
+    parts,
+    parts_lse,
     query_start,
     context_lens,
     block_tables,
@@ -102,6 +36,9 @@ def attend(
     relative_bias,
     first_keys,
     first_sequence,
+    count,
+    first_token,
+    programs,
     table_stride,
     scale,
     q_token_stride,
@@ -119,23 +56,27 @@ def attend(
     HAS_ALIBI: tl.constexpr,
     DISTANCES: tl.constexpr,
     HAS_FIRST_KEYS: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
+    DECODES: tl.constexpr,
+    SPLITS: tl.constexpr,
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    """Grid (row tiles * NUM_SPLITS, sequences, KV heads).
+    """Grid (row tiles * KV heads, count sequences from first_sequence, most splits).
 
-    out is [tokens, HEADS, NUM_SPLITS, HEAD_DIM] and split_lse [tokens, HEADS, NUM_SPLITS], in log 2, written only with
-    several splits. WINDOW, SOFTCAP and DISTANCES, the columns of relative_bias [HEADS, DISTANCES], are 0 where there is
-    none.
+    out is [tokens, HEADS, HEAD_DIM]. With SPLITS, a row whose keys several programs share goes to float32 parts
+    [tokens from first_token on, HEADS, most splits, HEAD_DIM] instead; parts_lse, [.., most splits] in log 2, is -inf
+    where there is no part, and first of all inf where the row is in `out`. With DECODES each sequence has one query.
+    WINDOW, SOFTCAP and DISTANCES, the columns of relative_bias [HEADS, DISTANCES], are 0 where there is none.
     """
-    tile = tl.program_id(0) // NUM_SPLITS
-    split = tl.program_id(0) % NUM_SPLITS
+    KV_HEADS: tl.constexpr = HEADS // GROUP
+    kv_head = tl.program_id(0) % KV_HEADS
+    # The last queries have the most keys: they begin first.
+    tile = tl.num_programs(0) // KV_HEADS - 1 - tl.program_id(0) // KV_HEADS
     sequence = first_sequence + tl.program_id(1)
-    kv_head = tl.program_id(2)
+    split = tl.program_id(2)
 
-    first_token = tl.load(query_start + sequence)
-    num_queries = tl.load(query_start + sequence + 1) - first_token
+    own_token = tl.load(query_start + sequence)
+    num_queries = tl.load(query_start + sequence + 1) - own_token
     if tile * ROWS >= num_queries * GROUP:
         return
     cached = tl.load(context_lens + sequence) - num_queries
@@ -144,80 +85,93 @@ def attend(
     queries = rows // GROUP
     heads = kv_head * GROUP + rows % GROUP
     positions = cached + queries
+    rows_exist = queries < num_queries
     dims = tl.arange(0, PADDED_DIM)
-    in_row = (queries < num_queries)[:, None] & (dims < HEAD_DIM)[None, :]
-    tokens = (first_token + queries).to(tl.int64)
-    q_rows = tokens * q_token_stride + heads * q_head_stride
-    q_tile = tl.load(q + q_rows[:, None] + dims[None, :], mask=in_row, other=0.0)
-    slopes = positions
-    if HAS_ALIBI:
-        slopes = tl.load(alibi_slopes + heads, mask=queries < num_queries, other=0.0)
+    in_row = rows_exist[:, None] & (dims < HEAD_DIM)[None, :]
+    tokens = (own_token + queries).to(tl.int64)
 
     first_key = 0
     if HAS_FIRST_KEYS:
         first_key = tl.load(first_keys + sequence)
+    first_query = (tile * ROWS) // GROUP
+    last_query = tl.minimum((tile * ROWS + ROWS - 1) // GROUP, num_queries - 1)
     if WINDOW > 0:
-        first_key = tl.maximum(first_key, cached + (tile * ROWS) // GROUP - WINDOW + 1)
-    end_key = cached + tl.minimum((tile * ROWS + ROWS - 1) // GROUP + 1, num_queries)
-    share = tl.cdiv(tl.cdiv(end_key - first_key, KEYS), NUM_SPLITS) * KEYS
-    start = first_key + split * share
-    stop = tl.minimum(start + share, end_key)
+        first_key = tl.maximum(first_key, cached + first_query - WINDOW + 1)
+    end_key = cached + last_query + 1
+    start, stop, splits = first_key, end_key, 1
+    row_parts = ((tokens - first_token) * HEADS + heads) * tl.num_programs(2) + split
+    if SPLITS:
+        share = tiles_of_a_program(
+            query_start, context_lens, first_keys, first_sequence, count, KV_HEADS, programs, GROUP, WINDOW,
+            HAS_FIRST_KEYS, ROWS, KEYS,
+        )  # fmt: skip
+        tiles = tl.maximum(tl.cdiv(end_key - first_key, KEYS), 1)
+        splits = tl.minimum(tl.cdiv(tiles, share), tl.num_programs(2))
+        if split >= splits:
+            tl.store(parts_lse + row_parts, tl.full([ROWS], float("-inf"), tl.float32), mask=rows_exist)
+            return
+        share = tl.cdiv(tiles, splits) * KEYS
+        start = first_key + split * share
+        stop = tl.minimum(start + share, end_key)
 
+    q_rows = tokens * q_token_stride + heads * q_head_stride
+    q_tile = tl.load(q + q_rows[:, None] + dims[None, :], mask=in_row, other=0.0)
+    slopes = positions.to(tl.float32)
+    if HAS_ALIBI:
+        slopes = tl.load(alibi_slopes + heads, mask=rows_exist, other=0.0)
+    table = block_tables + sequence * table_stride
+    head_start = kv_head * head_stride
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     result = tl.zeros([ROWS, PADDED_DIM], tl.float32)
-    for tile_start in range(start, stop, KEYS):
-        keys = tile_start + tl.arange(0, KEYS)
-        in_tile = (keys < stop)[:, None] & (dims < HEAD_DIM)[None, :]
-        blocks = tl.load(block_tables + sequence * table_stride + keys // BLOCK_SIZE, mask=keys < stop, other=0)
-        cells = blocks.to(tl.int64) * block_stride + kv_head * head_stride + (keys % BLOCK_SIZE) * HEAD_DIM
-        key_tile = tl.load(k_cache + cells[:, None] + dims[None, :], mask=in_tile, other=0.0).to(q_tile.dtype)
-        key_factors = scale
-        if SCALED:
-            places = (blocks.to(tl.int64) * block_stride + kv_head * head_stride + BLOCK_SIZE * HEAD_DIM) // 4
-            places += keys % BLOCK_SIZE
-            key_factors = scale * tl.load(k_scales + places, mask=keys < stop, other=0.0)[None, :]
-        logits = _log2_logits(q_tile, key_tile, keys, positions, slopes, key_factors, HAS_ALIBI, SOFTCAP)
-        if DISTANCES > 0:
-            distances = tl.minimum(tl.maximum(positions[:, None] - keys[None, :], 0), DISTANCES - 1)
-            in_table = (queries < num_queries)[:, None] & (keys < stop)[None, :]
-            bias = tl.load(relative_bias + heads[:, None] * DISTANCES + distances, mask=in_table, other=0.0)
-            logits += bias * LOG2_E
-        visible = (keys[None, :] <= positions[:, None]) & (keys < stop)[None, :]
+    low, high = start, start
+    if not DECODES:
+        # Tiles from `low` to `high` are seen by all rows: they need no mask.
         if WINDOW > 0:
-            visible &= keys[None, :] > positions[:, None] - WINDOW
-        logits = tl.where(visible, logits, float("-inf"))
-
-        raised = tl.maximum(highest, tl.max(logits, 1))
-        # A row that has seen no key yet keeps weights of 0 instead of exp(-inf + inf).
-        anchor = tl.where(raised == float("-inf"), 0.0, raised)
-        weights = tl.exp2(logits - anchor[:, None])
-        shrink = tl.exp2(highest - anchor)
-        total = total * shrink + tl.sum(weights, 1)
-        value_tile = tl.load(v_cache + cells[:, None] + dims[None, :], mask=in_tile, other=0.0).to(q_tile.dtype)
-        if SCALED:
-            weights *= tl.load(v_scales + places, mask=keys < stop, other=0.0)[None, :]
-        weighted = tl.dot(weights.to(value_tile.dtype), value_tile, input_precision=FLOAT32_PRODUCT)
-        result = result * shrink[:, None] + weighted
-        highest = raised
+            hidden = tl.maximum(cached + last_query - WINDOW + 1 - start, 0)
+            low = tl.minimum(start + tl.cdiv(hidden, KEYS) * KEYS, stop)
+            highest, total, result = attend_tiles(
+                highest, total, result, start, low, stop, q_tile, rows_exist, heads, positions, slopes, dims, table,
+                k_cache, v_cache, k_scales, v_scales, relative_bias, scale, block_stride, head_start,
+                HEAD_DIM, PADDED_DIM, BLOCK_SIZE, SCALED, WINDOW, SOFTCAP, HAS_ALIBI, DISTANCES, KEYS, True, True,
+            )  # fmt: skip
+        seen_by_all = tl.minimum(cached + first_query + 1, stop)
+        high = low + tl.maximum(seen_by_all - low, 0) // KEYS * KEYS
+        highest, total, result = attend_tiles(
+            highest, total, result, low, high, stop, q_tile, rows_exist, heads, positions, slopes, dims, table,
+            k_cache, v_cache, k_scales, v_scales, relative_bias, scale, block_stride, head_start,
+            HEAD_DIM, PADDED_DIM, BLOCK_SIZE, SCALED, WINDOW, SOFTCAP, HAS_ALIBI, DISTANCES, KEYS, False, False,
+        )  # fmt: skip
+    highest, total, result = attend_tiles(
+        highest, total, result, high, stop, stop, q_tile, rows_exist, heads, positions, slopes, dims, table,
+        k_cache, v_cache, k_scales, v_scales, relative_bias, scale, block_stride, head_start,
+        HEAD_DIM, PADDED_DIM, BLOCK_SIZE, SCALED, WINDOW, SOFTCAP, HAS_ALIBI, DISTANCES, KEYS, True, not DECODES,
+    )  # fmt: skip
 
     seen = total > 0
     result = result / tl.where(seen, total, 1.0)[:, None]
-    targets = (tokens * HEADS + heads) * NUM_SPLITS + split
-    tl.store(out + targets[:, None] * HEAD_DIM + dims[None, :], result.to(out.dtype.element_ty), mask=in_row)
-    if NUM_SPLITS > 1:
+    if splits == 1:
+        targets = (tokens * HEADS + heads) * HEAD_DIM
+        tl.store(out + targets[:, None] + dims[None, :], result.to(out.dtype.element_ty), mask=in_row)
+        if SPLITS:
+            tl.store(parts_lse + row_parts, tl.full([ROWS], float("inf"), tl.float32), mask=rows_exist)
+    else:
+        tl.store(parts + row_parts[:, None] * HEAD_DIM + dims[None, :], result, mask=in_row)
         lse = tl.where(seen, highest + tl.log2(tl.where(seen, total, 1.0)), float("-inf"))
-        tl.store(split_lse + targets, lse, mask=queries < num_queries)
+        tl.store(parts_lse + row_parts, lse, mask=rows_exist)
 
 
 @triton.jit
-def merge_splits(parts, split_lse, out, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, NUM_SPLITS: tl.constexpr):
-    """Grid (tokens * heads,): out[row] = the mean of parts[row, split], weighed by 2 ** split_lse[row, split]."""
+def merge_splits(parts, parts_lse, out, HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, MOST: tl.constexpr):
+    """Grid (tokens * heads,): out[row] = the mean of parts[row, split], weighed by 2 ** parts_lse[row, split]; rows
+    that are there already stay."""
     row = tl.program_id(0).to(tl.int64)
-    splits = row * NUM_SPLITS + tl.arange(0, NUM_SPLITS)
+    splits = row * MOST + tl.arange(0, MOST)
     dims = tl.arange(0, PADDED_DIM)
-    lse = tl.load(split_lse + splits)
+    lse = tl.load(parts_lse + splits)
     highest = tl.max(lse, 0)
+    if highest == float("inf"):
+        return
     weights = tl.exp2(lse - tl.where(highest == float("-inf"), 0.0, highest))
     # Splits without a key have weight 0.
     mask = (weights > 0)[:, None] & (dims < HEAD_DIM)[None, :]

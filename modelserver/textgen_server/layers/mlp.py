@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.layers import fused
 from textgen_server.layers.activation import Activation
 from textgen_server.layers.build import Builder
 from textgen_server.native.ops import PackedLinear, fit, gated_mlp, silu_and_multiply
@@ -36,6 +37,8 @@ class GatedMLP(nn.Module):
         return out
 
     def _activate(self, gate_up: Tensor) -> Tensor:
+        if self.activation is F.silu and fused.fit(gate_up):
+            return fused.silu_and_multiply(gate_up)
         if self.activation is F.silu and fit(gate_up):
             return silu_and_multiply(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)

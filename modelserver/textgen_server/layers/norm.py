@@ -1,9 +1,12 @@
 """Normalisation layers."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from textgen_server.layers import fused
 from textgen_server.native.ops import add_and_rms_norm, fit
 
 Stream = tuple[Tensor, Tensor | None]
@@ -22,7 +25,13 @@ class Norm(nn.Module):
 
 
 class RMSNorm(Norm):
-    """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019), computed in float32."""
+    """x / rms(x) * weight over the last dimension (Zhang and Sennrich 2019), computed in float32.
+
+    Attributes:
+        rounds_first: x / rms(x) is rounded to the type of x before it meets the weight, as transformers has it.
+    """
+
+    rounds_first: ClassVar[bool] = True
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
@@ -32,9 +41,18 @@ class RMSNorm(Norm):
     def after(self, stream: Stream) -> tuple[Tensor, Tensor]:
         """See Norm."""
         x, added = stream
-        return add_and_rms_norm(x, added, self.weight, self.eps) if fit(x, self.weight) else super().after(stream)
+        if fit(x, self.weight):
+            return add_and_rms_norm(x, added, self.weight, self.eps)
+        if added is None or not fused.fit(x, added):
+            return super().after(stream)
+        return fused.add_and_rms_norm(x, added, self.weight, self.eps, self.rounds_first)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.fit(x):
+            return fused.rms_norm(x, self.weight, self.eps, self.rounds_first)
+        return self._plain(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
         if fit(x, self.weight):
             return add_and_rms_norm(x, None, self.weight, self.eps)[1]
         if x.dtype == torch.float32:
@@ -43,15 +61,15 @@ class RMSNorm(Norm):
         return normed.to(x.dtype) * self.weight
 
 
-class OffsetRMSNorm(Norm):
+class OffsetRMSNorm(RMSNorm):
     """x / rms(x) * (1 + offset), in float32 to the end: Gemma's."""
 
-    def __init__(self, offset: Tensor, eps: float) -> None:
-        super().__init__()
-        self.weight = 1 + offset.float()
-        self.eps = eps
+    rounds_first = False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __init__(self, offset: Tensor, eps: float) -> None:
+        super().__init__(1 + offset.float(), eps)
+
+    def _plain(self, x: Tensor) -> Tensor:
         return torch.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 

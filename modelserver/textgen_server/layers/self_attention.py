@@ -51,9 +51,14 @@ class SelfAttention(nn.Module):
         qk, v = heads.split([q_count + kv_count, kv_count], dim=1)
         if self.head_norm is not None:
             qk = self.head_norm(qk)
-        if self.rotates and rotary is not None:
-            qk = rotate(qk, *rotary)
-        q, k = qk.split(self.sizes, dim=1)
-        attended = self.attention.forward(q, k, v, keys, values, batch)
+        if not self.rotates or rotary is None:
+            q, k = qk.split(self.sizes, dim=1)
+            attended = self.attention.forward(q, k, v, keys, values, batch)
+        elif self.attention.turns:
+            q, k = qk.split(self.sizes, dim=1)
+            attended = self.attention.forward_turning(q, k, v, rotary, keys, values, batch)
+        else:
+            q, k = rotate(qk, *rotary).split(self.sizes, dim=1)
+            attended = self.attention.forward(q, k, v, keys, values, batch)
         projected: Tensor = self.out(attended.reshape(len(x), q_count * self.head_dim))
         return projected
