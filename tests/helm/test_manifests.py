@@ -187,9 +187,11 @@ def test_of_several_operators_one_leads() -> None:
     assert (variable["name"], variable["valueFrom"]["fieldRef"]["fieldPath"]) == ("POD_NAME", "metadata.name")
 
 
-def test_a_mirror_is_one_value_for_every_image_that_the_release_brings_into_the_cluster() -> None:
+@pytest.mark.parametrize(
+    "values", [{"imageRegistry": "mirror.internal"}, {"global": {"imageRegistry": "mirror.internal"}}], ids=str
+)
+def test_a_mirror_is_one_value_for_every_image_that_the_release_brings_into_the_cluster(values: Manifest) -> None:
     assert container()["image"].startswith("ghcr.io/")
-    values = {"imageRegistry": "mirror.internal"}
     assert server_image(container(values)).startswith("mirror.internal/")
     images = re.findall(r"\bimage: *(\S+)", helm("template", "textgen", CHART, values=values))
     assert len(images) >= 2

@@ -32,11 +32,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.serviceAccount.name | default (ternary (include "textgen.fullname" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
 
-{{/* The reference of an image. Takes a list: the root context and the image's values. */}}
+{{/* The reference of an image. Takes a list: the root context and the image's values. A chart above this one may set the
+registry for all of its charts. */}}
 {{- define "textgen.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
-{{- $repository := printf "%s/%s" ($image.registry | default $root.Values.imageRegistry) $image.repository -}}
+{{- $registry := $image.registry | default ($root.Values.global | default dict).imageRegistry | default $root.Values.imageRegistry -}}
+{{- $repository := printf "%s/%s" $registry $image.repository -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
