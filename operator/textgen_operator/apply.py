@@ -139,6 +139,14 @@ async def grow_claim(client: Client, claim: Manifest, size: str) -> None:
     _log.info("Claim %s/%s grows to %s", meta["namespace"], meta["name"], size)
 
 
+async def own_claim(client: Client, claim: Manifest, owners: list[Manifest]) -> None:
+    """Set the owners of a volume claim. Raises ApiError."""
+    meta = claim["metadata"]
+    step = {"op": "add", "path": "/metadata/ownerReferences", "value": owners}
+    await client.patch(CLAIMS.path(meta["namespace"], meta["name"]), [_only_if_unchanged(claim), step], FIELD_MANAGER)
+    _log.info("Claim %s/%s %s", meta["namespace"], meta["name"], "goes with its service" if owners else "is retained")
+
+
 async def write_status(client: Client, service: Manifest, status: Manifest) -> None:
     """Make the status of a custom resource what it should be. Raises ApiError."""
     meta = service["metadata"]

@@ -27,6 +27,7 @@ from textgen_operator.kinds import (
     SCALED_OBJECTS,
     SERVICES_OF_OURS,
     WORKLOADS,
+    STATEFUL_SETS,
     Kind,
     Manifest,
     kind_of,
@@ -205,11 +206,17 @@ class Reconciler:
             for child in await self._in_turn(meta, children) if obstacle is None else ():
                 if child.carries_pods and (obstacle := _download(children)):
                     child.disposition = Disposition.WAIT
-                await self._write(child)
+                try:
+                    await self._write(child)
+                except claims.ResizeRefused as error:
+                    # A volume that is too small is no reason to leave the rest undone.
+                    failure = error
             for pod in course.remove if course and obstacle is None else ():
                 await apply.replace_pod(self._client, pod)
         except ApiError as error:
             if error.is_read or not error.is_refusal:
+            if failure and obstacle is None:
+                obstacle = Obstacle("VolumeResizeRefused", str(failure), accepted=True)
                 raise
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
         observed = Observed(
@@ -269,10 +276,13 @@ class Reconciler:
         if child.disposition is Disposition.APPLY:
             if child.desired["kind"] == JOBS.name and child.live is not None:
                 return  # a Job cannot be changed, and what it downloads is in its name
-            child.live = await apply.apply(self._client, child.desired, child.live)
+            write = claims.write_shared if child.desired["kind"] == CLAIMS.name else apply.apply
+            child.live = await write(self._client, child.desired, child.live)
+            if child.desired["kind"] == STATEFUL_SETS.name:
+                await claims.settle(self._client, child.live)
         elif child.disposition is Disposition.REPLACE and child.live is not None:
             if child.carries_pods:
-                await claims.prepare(self._client, child.desired, child.live)
+                await claims.clear(self._client, child.desired, child.live)
             await apply.remove_for_replacement(self._client, child.live)
             child.removed = True
 

@@ -32,6 +32,8 @@ def cluster(kmock: KubernetesEmulator) -> KubernetesEmulator:
     for kind in (EVENTS, PODS):
         kmock.objects[resource(kind), "models", "unrelated"] = UNRELATED
     put(kmock, SERVICES_OF_OURS, custom_resource(), uid="uid-of-chat", generation=1)
+    for kind in (CLAIMS, JOBS):
+        kmock.resources[resource(kind)] = {}
     return kmock
 
 
@@ -271,8 +273,6 @@ async def test_killed_at_any_write_the_next_operator_ends_where_it_would_have_en
     async def look() -> None:
         await Reconciler(client, Defaults(image="server:test"), clock=lambda: NOW).reconcile("models", "chat")
 
-    for kind in (CLAIMS, JOBS):
-        cluster.resources[resource(kind)] = {}
     monkeypatch.setattr(client, "_send", send_until_killed)
     for writes_before in range(3):
         # There and back: each makes the StatefulSet anew.
