@@ -26,8 +26,8 @@ from textgen_operator.kinds import (
     PRUNED,
     SCALED_OBJECTS,
     SERVICES_OF_OURS,
-    WORKLOADS,
     STATEFUL_SETS,
+    WORKLOADS,
     Kind,
     Manifest,
     kind_of,
@@ -213,10 +213,10 @@ class Reconciler:
                     failure = error
             for pod in course.remove if course and obstacle is None else ():
                 await apply.replace_pod(self._client, pod)
-        except ApiError as error:
-            if error.is_read or not error.is_refusal:
             if failure and obstacle is None:
                 obstacle = Obstacle("VolumeResizeRefused", str(failure), accepted=True)
+        except ApiError as error:
+            if error.is_read or not error.is_refusal:
                 raise
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
         observed = Observed(
