@@ -67,14 +67,15 @@ ROUTES = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", "the Ga
 INFERENCE_POOLS = Kind(
     "inference.networking.k8s.io/v1", "InferencePool", "inferencepools", "the Gateway API's inference extension"
 )
+INFERENCE_SERVICES = Kind("serving.kserve.io/v1beta1", "InferenceService", "inferenceservices", "KServe")
 
-OPTIONAL = (SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
+OPTIONAL = (INFERENCE_SERVICES, SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
 """Kinds that a cluster may lack, and that may come and go while the operator runs."""
 
-WORKLOADS = (STATEFUL_SETS,)
+WORKLOADS = (STATEFUL_SETS, INFERENCE_SERVICES)
 """Kinds that can carry the pods of a service, which has one of them."""
 
-PRUNED = (*WORKLOADS, CLAIMS, JOBS, DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
+PRUNED = (STATEFUL_SETS, CLAIMS, JOBS, DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
 """What a service may have at one time and not at another: when nothing asks for it any more, it is deleted."""
 
 OWNED = (SERVICES, *PRUNED)

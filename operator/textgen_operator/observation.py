@@ -12,7 +12,7 @@ from textgen_operator.client import ApiError, Client
 from textgen_operator.diagnosis import Evidence
 from textgen_operator.diagnosis.finding import condition, name_of, time_of_event
 from textgen_operator.diagnosis.scheduling import claims, is_being_created
-from textgen_operator.kinds import CLAIMS, CONFIG_MAPS, EVENTS, PODS, SECRETS, Manifest
+from textgen_operator.kinds import CLAIMS, CONFIG_MAPS, EVENTS, PODS, SECRETS, STATEFUL_SETS, Manifest
 from textgen_operator.references import Reference, references
 from textgen_operator.render.metadata import pod_selector
 from textgen_operator.resource import ObjectMeta
@@ -82,10 +82,10 @@ class Observer:
 def _in_question(workload: Manifest | None, pods: list[Manifest]) -> list[tuple[str, str]]:
     """Kind and name of the objects whose events may say why pods do not come to be."""
     about: list[tuple[str, str]] = []
-    if workload:
+    if workload and workload["kind"] == STATEFUL_SETS.name:
         tally = workload_of(workload).tally(workload, pods)
         if tally.replicas < tally.wanted:
-            about.append((workload["kind"], workload["metadata"]["name"]))
+            about.append((STATEFUL_SETS.name, workload["metadata"]["name"]))
     for pod in sorted(pods, key=name_of):
         if condition(pod, "PodScheduled").get("status") == "False":
             about += [("PersistentVolumeClaim", claim) for claim in claims(pod)]

@@ -23,7 +23,7 @@ from textgen_operator.kinds import (
 )
 from textgen_operator.reconcile import Disposition, dispose, is_ours
 from textgen_operator.render import Defaults, render
-from textgen_operator.render.container import CONTAINER_NAME
+from textgen_operator.render.container import server_of
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.resource import ObjectMeta, TextGenerationService
 from textgen_operator.rollout.steering import Steering
@@ -134,8 +134,7 @@ def _defaults(image: str | None, live: Manifest | None, workload: Manifest | Non
         return Defaults(image=image)
     if live is None or workload is None or "image" in live["spec"]:
         return Defaults()
-    containers = pod_spec(workload)["containers"]
-    return Defaults(image=next(each["image"] for each in containers if each["name"] == CONTAINER_NAME))
+    return Defaults(image=server_of(pod_spec(workload)["containers"])["image"])
 
 
 async def _steered(

@@ -12,7 +12,7 @@ import aiohttp
 from textgen_operator.client import ApiError, Client
 from textgen_operator.diagnosis.finding import containers, name_of
 from textgen_operator.kinds import PODS, Manifest
-from textgen_operator.render.container import CONTAINER_NAME
+from textgen_operator.render.container import CONTAINER_NAME, server_of
 from textgen_operator.resource import ObjectMeta
 from textgen_operator.status.progress import LOADING, LOCATED, Progress, reports
 from textgen_operator.status.startup import ledger, newest_start, started_at
@@ -76,7 +76,7 @@ class PodLogs:
         found: list[Progress] = []
         newest = newest_start(pods)
         if newest and _is_new(newest, startup):
-            found = await self._reports(service.namespace, name_of(newest), _FIRST_BYTES)
+            found = await self._reports(service.namespace, newest, _FIRST_BYTES)
             startup = ledger(newest, found)
         loading = await self._of_loading(service, pods)
         located = [report for report in (*found, *loading) if report.stage == LOCATED]
@@ -85,23 +85,25 @@ class PodLogs:
     async def _of_loading(self, service: ObjectMeta, pods: list[Manifest]) -> list[Progress]:
         """The reports of the first pod that loads, at most ten seconds old."""
         key = (service.namespace, service.name)
-        pod = next((name_of(pod) for pod in sorted(pods, key=name_of) if _loads(pod)), None)
+        pod = next((pod for pod in sorted(pods, key=name_of) if _loads(pod)), None)
         if pod is None:
             self._readings.pop(key, None)
             return []
         last = self._readings.get(key)
-        if last is None or last.pod != pod or self._clock() - last.at >= SECONDS_BETWEEN_READS:
+        if last is None or last.pod != name_of(pod) or self._clock() - last.at >= SECONDS_BETWEEN_READS:
             found = await self._reports(service.namespace, pod, _LAST_LINES)
-            last = self._readings[key] = _Reading(self._clock(), pod, found)
+            last = self._readings[key] = _Reading(self._clock(), name_of(pod), found)
         return last.reports
 
-    async def _reports(self, namespace: str, pod: str, part: dict[str, str]) -> list[Progress]:
-        params = {"container": CONTAINER_NAME, "timestamps": "true", **part}
+    async def _reports(self, namespace: str, pod: Manifest, part: dict[str, str]) -> list[Progress]:
+        name = name_of(pod)
+        server = server_of(pod.get("status", {}).get("containerStatuses") or []).get("name", CONTAINER_NAME)
+        params = {"container": server, "timestamps": "true", **part}
         try:
-            log = await self._client.text(f"{PODS.path(namespace, pod)}/log", params)
+            log = await self._client.text(f"{PODS.path(namespace, name)}/log", params)
         except (ApiError, aiohttp.ClientError, TimeoutError):
             return []  # the kubelet does not answer, or the container is gone: a status without progress is no failure
-        return list(reports(pod, log))
+        return list(reports(name, log))
 
     def forget(self, key: tuple[str, str]) -> None:
         """The service of that namespace and name is gone."""

@@ -1,8 +1,6 @@
 """Kinds that other projects bring: said when they are absent, made when they come, without a restart; and what goes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
+from cluster.definitions import served
 from cluster.kube import Kube, Namespace, eventually
 from cluster.operator_process import Operator
 
@@ -15,33 +13,7 @@ from textgen_operator.kinds import (
     SCALED_OBJECTS,
     SERVICES_OF_OURS,
     STATEFUL_SETS,
-    Kind,
-    Manifest,
 )
-
-DEFINITIONS = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
-
-
-def definition(kind: Kind) -> Manifest:
-    """A definition of a kind that takes anything."""
-    names = {"kind": kind.name, "plural": kind.plural, "singular": kind.name.lower()}
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {"name": kind.api_version.rpartition("/")[2], "served": True, "storage": True}
-    versions = [version | {"schema": {"openAPIV3Schema": schema}}]
-    return {
-        "metadata": {"name": f"{kind.plural}.{kind.group}"},
-        "spec": {"group": kind.group, "scope": "Namespaced", "names": names, "versions": versions},
-    }
-
-
-@contextmanager
-def served(kube: Kube, kind: Kind) -> Iterator[None]:
-    """The cluster knows the kind inside."""
-    made = kube.post(DEFINITIONS.path(), definition(kind))
-    try:
-        yield
-    finally:
-        kube.delete(DEFINITIONS, "", made["metadata"]["name"])
 
 
 def test_a_kind_that_comes_later_is_used_without_a_restart(

@@ -21,6 +21,7 @@ from textgen_operator.resource import Rollout
 from textgen_operator.rollout import pinning, rotation
 from textgen_operator.rollout.idleness import REQUESTS_IN_FLIGHT, Idleness, in_flight
 from textgen_operator.rollout.pace import Pace, Pod, pace
+from textgen_operator.workloads import PODS_FROM
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -217,13 +218,13 @@ async def test_a_record_that_somebody_else_wrote_is_not_believed(
 ) -> None:
     await looks("server:1")
     stored = cluster.objects[resource(STATEFUL_SETS), "models", "chat"]
-    forged = live(cluster)["metadata"]["annotations"][pinning.ANNOTATION].replace("server:1", "evil:1")
+    forged = live(cluster)["metadata"]["annotations"][PODS_FROM].replace("server:1", "evil:1")
     (entry,) = copy.deepcopy(list(live(cluster)["metadata"]["managedFields"]))
     del entry["fieldsV1"]["f:metadata"]["f:annotations"]
-    stored.patch({"metadata": {"annotations": {pinning.ANNOTATION: forged}, "managedFields": [entry]}})
+    stored.patch({"metadata": {"annotations": {PODS_FROM: forged}, "managedFields": [entry]}})
     await looks("server:1")
     assert image(cluster) == "server:1"
-    assert "evil" not in live(cluster)["metadata"]["annotations"][pinning.ANNOTATION]
+    assert "evil" not in live(cluster)["metadata"]["annotations"][PODS_FROM]
 
 
 @pytest.mark.parametrize(

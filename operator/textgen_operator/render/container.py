@@ -1,5 +1,7 @@
 """The server's container."""
 
+from collections.abc import Iterable
+
 from textgen_operator.kinds import Manifest
 from textgen_operator.render import sources, volumes
 from textgen_operator.render.defaults import Defaults
@@ -9,11 +11,20 @@ from textgen_operator.resource import EnvFrom, EnvVar, Spec
 from textgen_server.settings import env_of
 
 CONTAINER_NAME = "server"
+KSERVE_CONTAINER_NAME = "kserve-container"
+"""What KServe calls the container that serves, and insists on."""
+
 GPU_CLAIM = "gpu"
 HEALTH_PATH = "/health"
 LOG_FORMAT = env_of("json_output")
 
 _STARTUP_PERIOD = 10
+
+
+def server_of(containers: Iterable[Manifest]) -> Manifest:
+    """The server's among the containers of a pod, or among their statuses; empty when it is not there."""
+    names = (CONTAINER_NAME, KSERVE_CONTAINER_NAME)
+    return next((container for container in containers if container.get("name") in names), {})
 
 
 def server_container(spec: Spec, defaults: Defaults) -> Manifest:

@@ -1,11 +1,13 @@
 """Which object carries the pods."""
 
 from textgen_operator.kinds import Manifest
-from textgen_operator.render import statefulset
+from textgen_operator.render import inference_service, statefulset
 from textgen_operator.render.defaults import Defaults
 from textgen_operator.resource import TextGenerationService
 
 
 def render(service: TextGenerationService, defaults: Defaults) -> Manifest:
     """That object; a service has one."""
+    if service.spec.kserve.publish == "InferenceService":
+        return inference_service.render(service, defaults)
     return statefulset.render(service, defaults)

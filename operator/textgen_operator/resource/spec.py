@@ -9,6 +9,7 @@ from textgen_operator import quantity
 from textgen_operator.resource.access import Auth, Tls
 from textgen_operator.resource.cache import Cache
 from textgen_operator.resource.hardware import Gpu, Resources, Scheduling
+from textgen_operator.resource.kserve import KSERVE_RULES, KServe
 from textgen_operator.resource.lifecycle import Drain, Rollout, Startup
 from textgen_operator.resource.model import HuggingFace, Limits
 from textgen_operator.resource.network import Network
@@ -136,6 +137,7 @@ class Spec(Part):
     network: Network = Network()
     auth: Auth = Auth()
     tls: Tls | None = None
+    kserve: KServe = KServe()
     metrics: Metrics = Metrics()
     tracing: Tracing | None = None
     env: Annotated[list[EnvVar], AfterValidator(unique_names)] = Field(
@@ -190,6 +192,7 @@ class Spec(Part):
             lambda spec: spec.shards is None or spec.gpu.count == 0 or spec.shards <= spec.gpu.count,
             ".shards",
         ),
+        *KSERVE_RULES,
         _no_gpus_among("requests"),
         _no_gpus_among("limits"),
         Rule(

@@ -13,10 +13,8 @@ from typing import Any
 from textgen_operator.compare import owns_annotation
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import FIELD_MANAGER
-from textgen_operator.resource import GROUP, Spec
-from textgen_operator.workloads import workload_of
-
-ANNOTATION = f"{GROUP}/pods-from"
+from textgen_operator.resource import Spec
+from textgen_operator.workloads import PODS_FROM, workload_of
 
 _NOT_IN_PODS = {"replicas", "suspend", "autoscaling", "disruption", "rollout", "network", "metrics"}
 """Parts of the spec that pods do not depend on: changing them brings no upgrade that waits. A test varies them."""
@@ -57,16 +55,16 @@ def pin(desired: Manifest, live: Manifest | None, spec: Spec, version: str, *, r
 
 def record(live: Manifest | None) -> dict[str, Any] | None:
     """What was written down, or None where there is nothing, or where somebody else has written there."""
-    if live is None or not owns_annotation(live, FIELD_MANAGER, ANNOTATION):
+    if live is None or not owns_annotation(live, FIELD_MANAGER, PODS_FROM):
         return None
-    found: dict[str, Any] = json.loads(live["metadata"]["annotations"][ANNOTATION])
+    found: dict[str, Any] = json.loads(live["metadata"]["annotations"][PODS_FROM])
     return found
 
 
 def _with(desired: Manifest, pinned: dict[str, Any], parts: dict[str, Any]) -> Manifest:
     manifest = copy.deepcopy(desired)
     text = json.dumps(pinned, sort_keys=True, separators=(",", ":"))
-    manifest["metadata"].setdefault("annotations", {})[ANNOTATION] = text
+    manifest["metadata"].setdefault("annotations", {})[PODS_FROM] = text
     workload_of(desired).remake(manifest, parts)
     return manifest
 

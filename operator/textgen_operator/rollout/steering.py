@@ -17,9 +17,8 @@ from textgen_operator.resource import Rollout, TextGenerationService
 from textgen_operator.rollout import rotation
 from textgen_operator.rollout.idleness import LOOK_AGAIN, Idleness
 from textgen_operator.rollout.pace import Pace, Pod, pace, pods_of
-from textgen_operator.rollout.pinning import ANNOTATION as PODS_FROM
 from textgen_operator.rollout.pinning import pin, record
-from textgen_operator.workloads import workload_of
+from textgen_operator.workloads import PODS_FROM, workload_of
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class Steering:
         pinned = pin(desired, live, service.spec, self._version, roll=roll)
         manifest = copy.deepcopy(pinned.manifest)
         reads_secrets = await self._mark_secrets(service, manifest, live)
+        workload_of(manifest).seal(manifest)
         again = rotation.LOOK_AGAIN if reads_secrets else None
         course = Course(manifest, service.spec.pods_wanted, pinned.version, pinned.pending, look_again=again)
         return await self._paced(service, course, live) if kind_of(desired) == STATEFUL_SETS else course

@@ -47,7 +47,7 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
             "pendingRenderVersion": observed.course.pending if observed.course else old.get("pendingRenderVersion", ""),
             "selector": pod_selector(meta),
             "shards": observed.shards,
-            **_intended(observed.intent, old),
+            **_intended(observed, old),
             "model": _model(service, observed, old),
             "startup": observed.startup or old.get("startup"),
             "load": load,
@@ -59,8 +59,9 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
     return status.model_dump(by_alias=True, exclude_none=True)
 
 
-def _intended(intent: Intent | None, old: Manifest) -> Manifest:
-    """What follows from the spec alone; of one that is not valid, what the last valid one said."""
+def _intended(observed: Observed, old: Manifest) -> Manifest:
+    """What the spec makes of the cluster; of one that is not valid, what the last valid one said."""
+    intent = observed.intent
     if intent is None:
         return {
             "url": old.get("url", ""),
@@ -69,7 +70,7 @@ def _intended(intent: Intent | None, old: Manifest) -> Manifest:
         }
     return {
         "url": intent.url,
-        "addresses": addresses(intent),
+        "addresses": addresses(intent, observed),
         "overrides": [path[:_LONGEST_PATH] for path in intent.overrides[:_MOST_PATHS]],
     }
 

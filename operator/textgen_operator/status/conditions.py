@@ -56,7 +56,7 @@ def diagnosis_of(observed: Observed) -> Diagnosis | None:
     found = diagnose(observed.evidence)
     if found and found.reason == "Starting" and observed.progress:
         return Diagnosis("Starting", f"Pod {observed.progress.pod} is {observed.progress}", blocking=False)
-    return found
+    return found or observed.complaint
 
 
 def _accepted(obstacle: Obstacle | None) -> Verdict:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from textgen_operator.diagnosis import Evidence
+from textgen_operator.diagnosis import Diagnosis, Evidence
 from textgen_operator.events import Change
 from textgen_operator.kinds import Kind, Manifest
 from textgen_operator.resource import TextGenerationService
@@ -129,4 +129,9 @@ class Observed:
     @property
     def all_ready(self) -> bool:
         """Whether every pod that there should be is of the current spec, and answers."""
-        return self.rolled_out and self.tally.ready == self.wanted > 0
+        return self.rolled_out and self.tally.ready == self.wanted > 0 and self.complaint is None
+
+    @property
+    def complaint(self) -> Diagnosis | None:
+        """Why the workload's own controller does not call it ready, although pods may be."""
+        return workload_of(self.workload).complaint(self.workload) if self.workload else None

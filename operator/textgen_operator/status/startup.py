@@ -5,7 +5,7 @@ from datetime import datetime
 
 from textgen_operator.diagnosis.finding import condition, instant, name_of
 from textgen_operator.kinds import Manifest
-from textgen_operator.render.container import CONTAINER_NAME
+from textgen_operator.render.container import server_of
 from textgen_operator.status.progress import LOADING, LOCATED, Progress
 
 
@@ -23,7 +23,7 @@ def started_at(pod: Manifest) -> str:
 def _server(pod: Manifest) -> Manifest:
     """The status of the server's container, beside which others may have been put into the pod."""
     statuses = pod.get("status", {}).get("containerStatuses") or []
-    return next((status for status in statuses if status.get("name") == CONTAINER_NAME), {})
+    return server_of(statuses)
 
 
 def ledger(pod: Manifest, reports: Sequence[Progress]) -> Manifest:

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from textgen_operator.diagnosis import Diagnosis
 from textgen_operator.kinds import Kind, Manifest
+from textgen_operator.resource import GROUP
+
+PODS_FROM = f"{GROUP}/pods-from"
+"""The annotation of a workload in which rollout/pinning.py writes down what its pods were made from."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class Workload(Protocol):
     def mark(self, manifest: Manifest, annotation: str, value: str) -> None:
         """Set an annotation of its pods."""
 
+    def seal(self, manifest: Manifest) -> None:
+        """Do what is left to be done when everything that decides on the pods is in the manifest."""
+
     def tally(self, manifest: Manifest, pods: Sequence[Manifest]) -> Tally:
         """Its pods, counted.
 
@@ -60,3 +68,9 @@ class Workload(Protocol):
             manifest: as it is.
             pods: of the service.
         """
+
+    def complaint(self, manifest: Manifest) -> Diagnosis | None:
+        """Why its own controller does not call it ready, where pods are not all that counts; None when it does."""
+
+    def addresses(self, manifest: Manifest) -> list[str]:
+        """Where it is reached, beside the Services, routes and ingresses that the operator makes."""

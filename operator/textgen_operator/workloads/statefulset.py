@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from textgen_operator.diagnosis import Diagnosis
 from textgen_operator.kinds import STATEFUL_SETS, Manifest
 from textgen_operator.workloads.base import Tally
 
@@ -30,6 +31,9 @@ class StatefulSet:
         annotations = {**(template["metadata"].get("annotations") or {}), annotation: value}
         manifest["spec"]["template"] = template | {"metadata": template["metadata"] | {"annotations": annotations}}
 
+    def seal(self, manifest: Manifest) -> None:
+        """Kubernetes names its revisions."""
+
     def tally(self, manifest: Manifest, pods: Sequence[Manifest]) -> Tally:
         status = manifest.get("status", {})
         return Tally(
@@ -41,3 +45,9 @@ class StatefulSet:
             update_revision=status.get("updateRevision", ""),
             observed=status.get("observedGeneration") == manifest["metadata"]["generation"],
         )
+
+    def complaint(self, manifest: Manifest) -> Diagnosis | None:
+        return None
+
+    def addresses(self, manifest: Manifest) -> list[str]:
+        return []
