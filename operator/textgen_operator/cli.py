@@ -181,9 +181,9 @@ def _print_docker(service: TextGenerationService, arguments: argparse.Namespace)
     from textgen_operator.docker import docker_command
     from textgen_operator.local import LocalError
 
-    pod = _statefulset(service, arguments)["spec"]["template"]["spec"]
     where = {"hostname": arguments.hostname, "port": arguments.port}
     try:
+        pod = _statefulset(service, arguments)["spec"]["template"]["spec"]
         print(docker_command(service.metadata.name, pod, service.spec.gpu, **where), end="")
     except LocalError as error:
         print(f"{arguments.file}: {error}", file=sys.stderr)
@@ -192,8 +192,14 @@ def _print_docker(service: TextGenerationService, arguments: argparse.Namespace)
 
 
 def _statefulset(service: TextGenerationService, arguments: argparse.Namespace) -> Manifest:
+    """What carries the pods. Raises LocalError where they are not those of one machine."""
+    from textgen_operator.local import LocalError
+
     defaults = Defaults(image=arguments.server_image)
-    return next(manifest for manifest in render(service, defaults) if manifest["kind"] == "StatefulSet")
+    found = next((manifest for manifest in render(service, defaults) if manifest["kind"] == "StatefulSet"), None)
+    if found is None:
+        raise LocalError("it runs over several nodes (spec.nodes), or by KServe (spec.kserve): leave that out here")
+    return found
 
 
 def _render(arguments: argparse.Namespace) -> int:
