@@ -81,6 +81,13 @@ def optional_kinds() -> Files:
     return {CHART_FILES / "optional-kinds.yaml": head + yamlfile.dump([{"kinds": known}])}
 
 
+def kserve_runtimes() -> Files:
+    """The examples of ServingRuntimes -> the chart, which installs them for the whole cluster."""
+    head = "# Generated from examples/kserve/{} by `make generate`. Do not edit.\n"
+    runtimes = sorted((ROOT / "examples" / "kserve").glob("runtime*.yaml"))
+    return {CHART_FILES / "kserve" / file.name: head.format(file.name) + file.read_text() for file in runtimes}
+
+
 def grafana() -> Files:
     """tools/dashboards.py -> the dashboards in the chart."""
     folder = CHART_FILES / "dashboards"
@@ -107,6 +114,7 @@ GENERATORS: list[Callable[[], Files]] = [
     custom_resource,
     permissions,
     optional_kinds,
+    kserve_runtimes,
     grafana,
     chart_readme,
     api_description,
