@@ -64,11 +64,15 @@ class BlockManager:
             found.append(block)
         return found
 
-    def can_start(self, request: Request, prefix: list[int], claimed: int) -> bool:
-        """Is there room for all of the request's tokens, given that it shares the blocks of `prefix`, and that others
-        will still take `claimed` of the free blocks?"""
+    def missing(self, request: Request, prefix: list[int], claimed: int) -> int:
+        """How many blocks too few are free for all of the request's tokens, given that it shares the blocks of
+        `prefix`, and that others will still take `claimed` of the free ones. 0 or less: there is room."""
         revived = sum(1 for block in prefix if self._references[block] == 0)
-        return self.blocks_for(len(request.tokens)) - len(prefix) <= self.num_free - revived - claimed
+        return self.blocks_for(len(request.tokens)) - len(prefix) - (self.num_free - revived - claimed)
+
+    def num_alone(self, request: Request, besides: list[int]) -> int:
+        """How many blocks the request holds that no other holds, and that are not among `besides`."""
+        return sum(1 for block in request.blocks if self._references[block] == 1 and block not in besides)
 
     def start(self, request: Request, prefix: list[int]) -> None:
         """Give the request the blocks of `prefix`, as computed."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from textgen_server.engine.plan import Constraint, Scores
 from textgen_server.engine.speculation import Lookup
+from textgen_server.priority import Priority
 from textgen_server.sampling import SamplingParams
 
 
@@ -20,6 +21,13 @@ class Finish(enum.IntEnum):
     LENGTH = 1
     END_OF_SEQUENCE = 2
     ABORTED = 3
+
+
+@dataclass(eq=False, slots=True)
+class Account:
+    """What a tenant's requests have been given, in tokens (see queue.py)."""
+
+    served: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -56,6 +64,9 @@ class Request:
     constraint: Constraint | None = None
     queue_timeout: float | None = None
     """Seconds after its arrival when it is given up, if no step has worked on it."""
+    tenant: str = ""
+    """Who is to have a fair share, "" for all who are not told apart."""
+    priority: Priority = Priority.NORMAL
     arrival: float = field(default_factory=time.monotonic)
 
     prompt_length: int = field(init=False)
@@ -64,6 +75,12 @@ class Request:
     choices_need_tokens: bool = field(init=False)
     """What it asks for depends on the tokens before, not only on how many they are."""
     ended: bool = field(default=False, init=False)
+    number: int = field(default=0, init=False)
+    """In the order of arrival."""
+    account: Account = field(default_factory=Account, init=False)
+    """Its tenant's."""
+    displaced: bool = field(default=False, init=False)
+    """It has made room for a higher class once, and need not again."""
     num_computed: int = field(default=0, init=False)
     num_chosen: int = field(default=0, init=False)
     follows: int = field(default=-1, init=False)

@@ -5,10 +5,12 @@ depends on more than lengths waits (`_check_foresight`).
 
 Continuous batching with chunked prefill (Orca, Yu et al. 2022; Sarathi-Serve, Agrawal et al. 2024): each step takes
 every running decode, and fills up with prompt tokens to the prefill budget. Blocks are taken when they are needed.
-When none is left, the youngest running request gives its blocks back and waits, first in line, to be computed anew.
+When none is left, the running request that was admitted last gives its blocks back and waits to be computed anew.
 
-Order is by arrival throughout: `running` holds older requests than `waiting`, the head of `waiting` is never passed
-over, and only younger requests are preempted for older ones. So the oldest request always advances, and nobody starves.
+`waiting` (queue.py) says who is next, and its head is never passed over. `running` is in the order of admission; for
+want of blocks only its last is preempted, and who was comes back before anybody new. So of those admitted the first
+always advances, but for one thing: it may have to make room for a higher class, once in its life. So everybody who is
+admitted ends, everybody who waits is admitted at some time, and nobody starves.
 """
 
 import itertools
@@ -22,6 +24,7 @@ from textgen_server.engine.events import Events, Failure, Output
 from textgen_server.engine.items import chunk_item, next_item
 from textgen_server.engine.pace import SHORT_TOKENS, Pace
 from textgen_server.engine.plan import NO_MEMORY, Item, Scores, StepPlan, StepResult, Tops
+from textgen_server.engine.queue import OUTPUT_WEIGHT, Queue
 from textgen_server.engine.request import Finish, Request
 from textgen_server.engine.statistics import Counters
 from textgen_server.errors import GenerationError, InvalidRequest
@@ -62,7 +65,7 @@ class Scheduler:
     def __init__(self, blocks: BlockManager, limits: Limits) -> None:
         self.blocks = blocks
         self.limits = limits
-        self.waiting: deque[Request] = deque()
+        self.waiting = Queue()
         self.running: list[Request] = []
         self.counters = Counters()
         self.pace = Pace(limits.max_prefill_tokens)
@@ -102,7 +105,7 @@ class Scheduler:
             )
         request.long = self._outgrows(request)
         self._by_key[request.key] = request
-        self.waiting.append(request)
+        self.waiting.add(request)
 
     def abort(self, key: Hashable) -> bool:
         """Forget a request and free its blocks. False when there is none of that key (it may have just ended)."""
@@ -237,12 +240,8 @@ class Scheduler:
         return True
 
     def _preempt(self, request: Request) -> None:
-        self.running.remove(request)
-        self.blocks.release(request)
-        if request.needs_scores:
-            request.prompt_scores = Scores([], [])
-        self.waiting.appendleft(request)
-        self.counters.preemptions += 1
+        self._stop(request)
+        self.waiting.set_back(request)
 
     def _chunk_of_long(self, decodes: int) -> int:
         """So many tokens of long prompts go into a step with so many decodes."""
@@ -267,8 +266,11 @@ class Scheduler:
                 if request.shortest_chunk > budget:
                     return planned
                 plan_chunk(request)
-        while self.waiting and self.waiting[0].shortest_chunk <= budget and self._admit():
-            plan_chunk(self.running[-1])
+        preemptions = self.counters.preemptions  # who makes room now does not come back in the same step
+        while (head := self.waiting.head()) and head.shortest_chunk <= budget and self._admit(head):
+            plan_chunk(head)
+            if self.counters.preemptions > preemptions:
+                break
         return planned
 
     def _plan_chunk(self, request: Request, most: int) -> int:
@@ -280,29 +282,60 @@ class Scheduler:
         self.blocks.grow(request, end)
         return end - request.num_computed
 
-    def _admit(self) -> bool:
-        """Move the head of the queue to the running requests if all of its tokens find room now."""
-        if not self.waiting or len(self.running) >= self.limits.max_batch_size:
-            return False
-        request = self.waiting[0]
+    def _admit(self, request: Request) -> bool:
+        """Let the head of the queue run if all of its tokens find room now, or do in place of lower classes."""
         if self.limits.restarts_long and self._outgrows(request):
             request.long, request.block_keys = True, []
         # What is found in the cache is not computed, so it cannot be scored.
         prefix = [] if request.needs_scores else self.blocks.find_prefix(request)
-        # Prompts that are still being prefilled have a claim on blocks that they have not yet taken.
-        # Those that guess hold a few more than they need; that is nobody's to give away.
-        claimed = sum(max(self.blocks.blocks_for(len(r.tokens)) - len(r.blocks), 0) for r in self.running)
-        if not self.blocks.can_start(request, prefix, claimed):
+        for victim in self._victims(request, prefix):
+            self._stop(victim)
+            self.waiting.displace(victim)
+        if len(self.running) >= self.limits.max_batch_size or self._missing(request, prefix) > 0:
             return False
-        self.waiting.popleft()
+        self.waiting.take(request)
         self.blocks.start(request, prefix)
         self.running.append(request)
         self.counters.admissions += 1
         if request.queue_seconds is None:
             request.cached_tokens = request.num_computed
+            request.account.served += request.num_uncomputed
             self.counters.prompt_tokens += request.prompt_length
             self.counters.cached_tokens += request.num_computed
         return True
+
+    def _missing(self, request: Request, prefix: list[int]) -> int:
+        return self.blocks.missing(request, prefix, sum(map(self._claim, self.running)))
+
+    def _claim(self, request: Request) -> int:
+        """Blocks that a running request will need for what it has, and has not yet taken."""
+        # Those that guess hold a few more than they need; that is nobody's to give away.
+        return max(self.blocks.blocks_for(len(request.tokens)) - len(request.blocks), 0)
+
+    def _victims(self, request: Request, prefix: list[int]) -> list[Request]:
+        """Requests of lower classes that have to make room for `request`, the last admitted first. Empty where there
+        is room, or where not even all of them would make it."""
+        victims: list[Request] = []
+        lower = [r for r in reversed(self.running) if r.priority > request.priority and not r.displaced]
+        if not lower:
+            return []
+        slots, missing = len(self.running) + 1 - self.limits.max_batch_size, self._missing(request, prefix)
+        while missing > 0 or len(victims) < slots:
+            if len(victims) == len(lower):
+                return []
+            victims.append(lower[len(victims)])
+            missing -= self.blocks.num_alone(victims[-1], besides=prefix) + self._claim(victims[-1])
+        if victims and self._under_way:
+            raise _ResultNeeded
+        return victims
+
+    def _stop(self, request: Request) -> None:
+        """Take all from a running request that it can get anew."""
+        self.running.remove(request)
+        self.blocks.release(request)
+        if request.needs_scores:
+            request.prompt_scores = Scores([], [])
+        self.counters.preemptions += 1
 
     def commit(self, plan: StepPlan, result: StepResult) -> Events:
         """Book the results of `plan`, the oldest under way. Requests that ended meanwhile are passed over."""
@@ -335,6 +368,7 @@ class Scheduler:
         finish = Finish.UNFINISHED
         if chosen:
             request.num_chosen -= 1
+            request.account.served += OUTPUT_WEIGHT * (right + 1)
             self.counters.skipped_tokens.observe(right)
             try:
                 for token, logprob, top in chosen[: right + 1]:

@@ -12,6 +12,7 @@ from textgen_server.engine.events import Events
 from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.request import Finish, Request
 from textgen_server.engine.scheduler import Limits, Scheduler
+from textgen_server.priority import Priority
 from textgen_server.sampling import SamplingParams
 
 
@@ -119,16 +120,17 @@ def expected(prompt: list[int], count: int, kind: str, stops: frozenset[int]) ->
     batch=st.integers(1, 6),
     speculate=st.sampled_from([0, 0, 2]),
     aborts=st.dictionaries(st.integers(0, 30), st.integers(0, 9), max_size=3),
+    priorities=st.lists(st.sampled_from(Priority), min_size=10, max_size=10),
     fails=st.dictionaries(
         st.integers(0, 30), st.one_of(st.sampled_from(["launch", "result"]), st.integers(0, 5)), max_size=2
     ),
 )
 def test_every_request_is_answered_once_with_its_own_text(
-    asked, ahead, num_blocks, block_size, prefill, batch, speculate, aborts, fails
+    asked, ahead, num_blocks, block_size, prefill, batch, speculate, aborts, priorities, fails
 ):
     engine = make(ahead, num_blocks, block_size, batch, prefill, speculate=speculate, fails=fails)
     requests = [
-        Request(key, list(prompt), count, stop_tokens=stops, **KINDS[kind]())
+        Request(key, list(prompt), count, stop_tokens=stops, priority=priorities[key], **KINDS[kind]())
         for key, (prompt, count, kind, stops) in enumerate(asked)
         if len(prompt) + count <= engine.scheduler.limits.max_total_tokens
     ]

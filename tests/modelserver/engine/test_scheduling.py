@@ -11,6 +11,7 @@ from textgen_server.engine.request import Finish, Request
 from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.engine.speculation import Lookup
 from textgen_server.errors import GenerationError, InvalidRequest
+from textgen_server.priority import Priority
 
 
 def make(num_blocks=64, block_size=4, batch=8, prefill=16, total=200, caching=True, speculate=0) -> Scheduler:
@@ -45,9 +46,11 @@ PROMPTS = st.lists(st.integers(0, 3), min_size=1, max_size=40)  # few token valu
     scored=st.sets(st.integers(0, 11)),
     encoded=st.sets(st.integers(0, 11)),
     aborts=st.sets(st.tuples(st.integers(0, 11), st.integers(0, 30)), max_size=4),
+    priorities=st.lists(st.sampled_from(Priority), min_size=12, max_size=12),
+    tenants=st.lists(st.sampled_from("ab"), min_size=12, max_size=12),
 )
 def test_every_request_ends_with_the_text_it_would_have_alone(
-    prompts, num_blocks, block_size, prefill, batch, caching, speculate, scored, encoded, aborts
+    prompts, num_blocks, block_size, prefill, batch, caching, speculate, scored, encoded, aborts, priorities, tenants
 ):
     blocks = num_blocks * (4 if block_size == 1 else 1)
     scheduler = make(blocks, block_size, batch, prefill, caching=caching, speculate=speculate)
@@ -64,9 +67,8 @@ def test_every_request_ends_with_the_text_it_would_have_alone(
         for key, (prompt, count, when) in runnable.items():
             if when == turn:
                 length = len(prompt) - 1 if key in encoded else 0
-                scheduler.add(
-                    Request(key, list(prompt), count, wants_prompt_logprobs=key in scored, encoder_length=length)
-                )
+                asked = {"wants_prompt_logprobs": key in scored, "encoder_length": length}
+                scheduler.add(Request(key, list(prompt), count, priority=priorities[key], tenant=tenants[key], **asked))
         for key, when in aborts:
             if when == turn and scheduler.abort(key):
                 aborted.add(key)
