@@ -13,6 +13,8 @@ class SparseMoE(nn.Module):
     Experts must not sum over the ranks: it is done once for all of them here. The router is small and never quantized.
     """
 
+    capturable = False  # the host must know how many tokens each expert gets
+
     def __init__(self, build: Builder, router: str, experts: list[nn.Module], top_k: int, normalized: bool) -> None:
         super().__init__()
         self.router = dense(build.vector(router))

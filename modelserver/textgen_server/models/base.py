@@ -33,15 +33,8 @@ class CacheSpec:
 
 
 class CausalModel(Protocol):
-    """A decoder on one rank.
-
-    Attributes:
-        capturable: what a decode step launches depends on the shapes of tensors alone, and it never waits for the
-            device, so that a CUDA graph can replay it.
-    """
-
-    @property
-    def capturable(self) -> bool: ...
+    """A decoder on one rank. A module in it whose work no CUDA graph can replay (runner/graphs.py) says `capturable =
+    False`."""
 
     def __init__(self, config: ModelConfig, build: Builder) -> None: ...
 

@@ -13,10 +13,7 @@ class Decoder(nn.Module):
 
     Attributes:
         rotary: None where the layers know positions otherwise.
-        capturable: see models.base.CausalModel.
     """
-
-    capturable = True
 
     embedding: nn.Module
     rotary: Rotary | None

@@ -21,7 +21,6 @@ class MixtralLayer(LlamaLayer):
 
 class MixtralForCausalLM(MistralForCausalLM):
     layer = MixtralLayer
-    capturable = False  # the host must know how many tokens each expert gets
 
 
 def mixture(

@@ -30,7 +30,6 @@ class Qwen3MoeLayer(NormedHeadsLayer):
 
 class Qwen3MoeForCausalLM(MistralForCausalLM):
     layer = Qwen3MoeLayer
-    capturable = False  # the host must know how many tokens each expert gets
 
     @classmethod
     def windows(cls, config: ModelConfig) -> list[int | None]:

@@ -67,6 +67,8 @@ class Int8Linear(nn.Module):
     the result for one request would depend on the others in its batch. Here, only the values themselves are.
     """
 
+    capturable = False  # the host must know whether there are outliers
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight, self.scales = _to_int8(weight)

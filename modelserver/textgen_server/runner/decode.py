@@ -63,6 +63,9 @@ class Decodes:
         caches: of all blocks; the last one must belong to no sequence.
         longest: tokens of the longest sequence.
         most_choices: how many tokens the plan before may choose, where sequences follow them.
+
+    Attributes:
+        sizes: of the batches that run, smallest first.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Decodes:
         most_choices: int,
         long: LongRope | None = None,
     ) -> None:
-        self._sizes = sorted(sizes)
+        self.sizes = sorted(sizes)
         self._model = model
         self._caches = caches
         self._block_size = block_size
@@ -83,11 +86,9 @@ class Decodes:
         self._width = max(1, min(-(-longest // block_size), self._unused))
         self._long = long
         self._graphs = Graphs()
-        self._fields_at = {size: places(self._fields([], size)) for size in self._sizes}
-        self._results_at = {
-            size: places([np.zeros(size, np.int64), np.zeros(size, np.float32)]) for size in self._sizes
-        }
-        largest, device = self._sizes[-1], caches[0].keys.device
+        self._fields_at = {size: places(self._fields([], size)) for size in self.sizes}
+        self._results_at = {size: places([np.zeros(size, np.int64), np.zeros(size, np.float32)]) for size in self.sizes}
+        largest, device = self.sizes[-1], caches[0].keys.device
         # What the host sends: the fields of every row, and its blocks, which stand further apart where they are read.
         sent = self._fields_at[largest][-1].end + ALIGNMENT + 4 * largest * self._width
         self._sent = torch.zeros(sent, dtype=torch.uint8, device=device)
@@ -108,7 +109,7 @@ class Decodes:
         started = time.monotonic()
         done: list[int] = []
         try:
-            for size in reversed(self._sizes):
+            for size in reversed(self.sizes):
                 self._capture(size)
                 done.insert(0, size)
         except torch.OutOfMemoryError:
@@ -118,7 +119,7 @@ class Decodes:
         except Exception as error:
             _log.warning("decode steps run without CUDA graphs, and slower, because capturing them failed: %s", error)
             done = []
-        self._sizes = done
+        self.sizes = done
         _log.info("captured decode steps of %d sizes in %.1f s", len(done), time.monotonic() - started)
 
     @property
@@ -137,8 +138,8 @@ class Decodes:
         """Can it run this step?"""
         items = plan.items
         return (
-            bool(self._sizes)
-            and plan.num_decodes == len(items) <= self._sizes[-1]
+            bool(self.sizes)
+            and plan.num_decodes == len(items) <= self.sizes[-1]
             and all(
                 item.sample is not None and not item.adapter and not item.targets and len(item.blocks) <= self._width
                 for item in items
@@ -155,7 +156,7 @@ class Decodes:
         Returns:
             What was chosen; its `tokens` stay as they are until the next step.
         """
-        size = next(size for size in self._sizes if size >= len(items))
+        size = next(size for size in self.sizes if size >= len(items))
         # Where captured steps look for the tokens of the plan before, if they are not there.
         if previous.data_ptr() != self._last.data_ptr() and any(item.follows >= 0 for item in items):
             self._last[: len(previous)].copy_(previous)
@@ -231,7 +232,7 @@ class Decodes:
         known = torch.where(follows < 0, tokens, self._last[follows.clamp(min=0)])
         logits = self._model.logits(self._model.forward(known, positions, batch, self._caches))
         if self._logits is None:
-            self._logits = torch.zeros(self._sizes[-1], logits.shape[1], dtype=logits.dtype, device=logits.device)
+            self._logits = torch.zeros(self.sizes[-1], logits.shape[1], dtype=logits.dtype, device=logits.device)
         self._logits[:size].copy_(logits)
 
     def _logits_of(self, size: int) -> Tensor:

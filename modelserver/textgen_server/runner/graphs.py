@@ -5,12 +5,20 @@ So such a function works on tensors that stay where they are, leaves its results
 on shapes alone.
 """
 
-from collections.abc import Callable, Hashable
+import contextlib
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 Work = Callable[[], None]
+
+
+def capturable(model: object) -> bool:
+    """False where a part of the model says that its work cannot be captured."""
+    parts = model.modules() if isinstance(model, nn.Module) else []
+    return all(getattr(part, "capturable", True) for part in parts)
 
 
 class Graphs:
@@ -39,7 +47,7 @@ class Graphs:
             graph.replay()
 
     def capture(self, key: Hashable, work: Work) -> None:
-        """Capture `work`, which is run once before, to compile kernels and to make libraries ready.
+        """Capture `work`, which is run before, to compile kernels and to make libraries ready.
 
         Raises:
             torch.OutOfMemoryError: there is no room for what it needs.
@@ -48,17 +56,43 @@ class Graphs:
         if self._stream is None:
             self._stream = torch.cuda.Stream()
             self._pool = torch.cuda.graph_pool_handle()
-        self._stream.wait_stream(torch.cuda.current_stream())
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             work()
-        torch.cuda.current_stream().wait_stream(self._stream)
+            with _forbidden_to_wait():
+                work()
+        current.wait_stream(self._stream)
         taken = _taken_by_driver()
         graph = torch.cuda.CUDAGraph()
-        # Other threads of this process may call CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            work()
+        try:
+            # Other threads of this process may call CUDA meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                work()
+        except BaseException:
+            self._clean_up(current)
+            raise
         self._graphs[key] = graph
         self.driver_bytes += max(_taken_by_driver() - taken, 0)
+
+    def _clean_up(self, stream: torch.cuda.Stream) -> None:
+        """What torch before 2.12 leaves behind when it cannot end a capture (its pull request 180395): the stream of
+        the capture, and an allocator that still serves it."""
+        torch.cuda.set_stream(stream)
+        with contextlib.suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+
+
+@contextlib.contextmanager
+def _forbidden_to_wait() -> Iterator[None]:
+    """Within, torch's operators raise RuntimeError instead of waiting for the device: found out here, a capture need
+    not fail of it."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _taken_by_driver() -> int:

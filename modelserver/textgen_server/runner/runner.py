@@ -17,6 +17,7 @@ from textgen_server.errors import GenerationError, InvalidRequest
 from textgen_server.models.base import LayerCache
 from textgen_server.parallel import Group
 from textgen_server.runner.decode import Decodes, default_sizes
+from textgen_server.runner.graphs import capturable
 from textgen_server.runner.inputs import StepInputs, Targets, build
 from textgen_server.runner.kv_cache import CacheLayout
 from textgen_server.runner.load import load_model
@@ -103,7 +104,7 @@ class Runner:
     def _sizes_of_graphs(self, options: ServerOptions) -> list[int]:
         """Of which batches decode steps are captured; none where that cannot be."""
         # Collectives could be captured too, and the ranks would have to fall back together where one of them cannot.
-        if self.device.type != "cuda" or self.group.size > 1 or not self.loaded.model.capturable:
+        if self.device.type != "cuda" or self.group.size > 1 or not capturable(self.loaded.model):
             return []
         if options.cuda_graphs:
             return sorted({size for size in options.cuda_graphs if size})
@@ -124,10 +125,14 @@ class Runner:
         )
 
     def _rehearse(self, caches: list[LayerCache], tokens: int) -> None:
+        decodes: Decodes | None = None  # held while the prefill runs: what its graphs take is nobody else's
+        if self._graph_sizes:  # the largest takes what the others need too, but for what the driver keeps of each
+            decodes = self._captured(caches, self._graph_sizes[-1:])
+            self._bytes_per_graph = decodes.driver_bytes
+            self._graph_sizes = self._graph_sizes if decodes.sizes else []
         with self.group.rehearsal():
             self._warm_up(caches, tokens)
-        if self._graph_sizes:  # the largest takes what the others need too, but for what the driver keeps of each
-            self._bytes_per_graph = self._captured(caches, self._graph_sizes[-1:]).driver_bytes
+        del decodes
 
     def _warm_up(self, caches: list[LayerCache], tokens: int) -> None:
         """Run the largest prefill and a decode, so that no request pays for what happens only once. Raises
