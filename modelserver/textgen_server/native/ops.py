@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from textgen_server.native.library import kernels
+from textgen_server.native.memory import zeros
 
 
 def fit(*tensors: Tensor) -> bool:
@@ -96,7 +97,7 @@ class NativeInt8(PackedLinear):
     def __init__(self, codes: Tensor, scales: Tensor, input_scale: float | None) -> None:
         library, codes = _kernels(), codes.contiguous()
         features, depth = codes.shape
-        packed = torch.empty(library.textgen_packed_int8_size(features, depth), dtype=torch.int8)
+        packed = zeros((library.textgen_packed_int8_size(features, depth),), torch.int8)
         corrections = torch.empty(library.textgen_packed_size(features, 1), dtype=torch.int32)
         library.textgen_pack_int8(codes.data_ptr(), depth, packed.data_ptr(), corrections.data_ptr(), features, depth)
         flat = scales.flatten().contiguous()
@@ -107,7 +108,7 @@ class NativeInt8(PackedLinear):
 def _packed(weight: Tensor, pack: Callable[..., None]) -> Tensor:
     features, depth = weight.shape
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
-    packed = torch.empty(_kernels().textgen_packed_size(features, depth), dtype=weight.dtype)
+    packed = zeros((_kernels().textgen_packed_size(features, depth),), weight.dtype)
     pack(weight.data_ptr(), weight.stride(0), packed.data_ptr(), features, depth)
     return packed
 

@@ -1,14 +1,13 @@
 """The pools of KV blocks on one rank: how many fit, and the tensors themselves."""
 
 import math
-import mmap
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from textgen_server.attention.base import Attention
 from textgen_server.models.base import CacheSpec, LayerCache
+from textgen_server.native.memory import zeros
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class CacheLayout:
 
         def pool() -> torch.Tensor:
             if device.type == "cpu":
-                return _untouched_zeros(shape, self.dtype)
+                return zeros(shape, self.dtype)
             return torch.zeros(shape, dtype=self.dtype, device=device)
 
         return [LayerCache(pool(), pool()) for _ in range(self.spec.num_layers)]
@@ -39,11 +38,3 @@ class CacheLayout:
     def _shape(self, num_blocks: int) -> tuple[int, ...]:
         spec = self.spec
         return self.backend.pool_shape(num_blocks, self.block_size, spec.num_kv_heads, spec.head_dim, self.dtype)
-
-
-def _untouched_zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros in main memory that the kernel gives page by page, when they are first written: writing a gigabyte of them
-    takes a second or more of the start."""
-    size = math.prod(shape) * dtype.itemsize
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(memory, dtype=torch.uint8).view(dtype).view(tuple(shape))
