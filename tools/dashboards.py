@@ -1,12 +1,14 @@
 """What the chart's Grafana dashboards show: one of model servers, one of the operator. Written out by generate.py.
 
-Pods are found as the operator's own scaler finds them, by namespace and name, which every way to scrape them gives.
+Pods are found by namespace and name, which every way to scrape them gives: a service's own, and KServe's of one that is
+published.
 tests/helm checks that each metric and label exists.
 """
 
 from tools.grafana import Json, Panel, Variable, dashboard, stat
 
-_PODS = '{namespace=~"$namespace",pod=~"$service-[0-9]+"}'
+_NUMBER = "([0-9]+|predictor-.+)"
+_PODS = f'{{namespace=~"$namespace",pod=~"$service-{_NUMBER}"}}'
 _SERVICES = '{namespace=~"$namespace",name=~"$service"}'
 
 
@@ -139,7 +141,11 @@ def dashboards() -> dict[str, Json]:
     """File name -> dashboard."""
     servers = [
         Variable("namespace", "label_values(textgen_build_info, namespace)"),
-        Variable("service", 'label_values(textgen_build_info{namespace=~"$namespace"}, pod)', "/^(.*)-[0-9]+$/"),
+        Variable(
+            "service",
+            'label_values(textgen_build_info{namespace=~"$namespace"}, pod)',
+            f"/^(.*?)-{_NUMBER.replace('(', '(?:')}$/",
+        ),
     ]
     services = [
         Variable("namespace", "label_values(textgen_operator_service_ready, namespace)"),

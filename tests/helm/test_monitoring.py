@@ -117,6 +117,17 @@ def test_variables_choose_namespace_and_service_from_series_that_exist(dashboard
     assert names == {"namespace", "service"}
 
 
+def test_a_service_is_found_by_the_names_of_its_pods_and_finds_them() -> None:
+    server = json.loads((CHART / "files/dashboards/server.json").read_text())
+    regex = server["templating"]["list"][-1]["regex"].strip("/")
+    (expr,) = {re.sub(r".*(pod=~)", "", target["expr"]).split('"')[1] for target in server["panels"][1]["targets"]}
+    for pod, service in {"chat-0": "chat", "chat-2-11": "chat-2", "chat-predictor-7d4-x2": "chat"}.items():
+        found = re.match(regex, pod)
+        assert found
+        assert found[1] == service
+        assert re.fullmatch(expr.replace("$service", service), pod)
+
+
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
 def test_panels_do_not_overlap(dashboard: Path) -> None:
     taken: set[tuple[int, int]] = set()

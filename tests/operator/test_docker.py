@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_samples import EXAMPLES, service
+from operator_samples import EXAMPLES, custom_resource, service
+from ports import free_port
 
 from textgen_operator.cli import main
 from textgen_operator.docker import docker_command
@@ -16,6 +17,11 @@ from textgen_operator.local import LocalError
 from textgen_operator.render import Defaults, render
 from textgen_operator.yamlfile import load_service
 
+ON_ONE_MACHINE = [
+    example
+    for example in EXAMPLES
+    if any(manifest["kind"] == "StatefulSet" for manifest in render(load_service(example, None), Defaults()))
+]
 SECRET = {"secretKeyRef": {"name": "s", "key": "k"}}
 
 
@@ -157,17 +163,25 @@ def test_an_address_of_ipv6_has_its_brackets() -> None:
     assert "--publish '[::1]:9000:8080' " in printed(hostname="::1")
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", ON_ONE_MACHINE, ids=lambda path: path.stem)
 def test_every_example_can_be_printed_with_the_installations_image(
     example: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither a GPU nor a free port is asked of the machine that prints."""
-    resource = load_service(example, None)
-    if "StatefulSet" not in {manifest["kind"] for manifest in render(resource, Defaults())}:
-        assert main(["run", str(example), "--print-docker"]) == 1
-        assert "it runs over several nodes" in capsys.readouterr().err
-        return
     assert main(["run", str(example), "--print-docker", "--server-image", "mine:1"]) == 0
     lines = capsys.readouterr().out
     assert " \\\n  --model-id " in lines
-    assert ("mine:1" in lines) == (resource.spec.image is None)
+    assert ("mine:1" in lines) == (load_service(example, None).spec.image is None)
+
+
+def test_what_is_not_of_one_machine_is_refused_with_the_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"limits": {"cpu": 4, "memory": "8Gi"}}
+    file = tmp_path / "published.yaml"
+    file.write_text(
+        json.dumps(custom_resource(gpu={"count": 0}, kserve={"publish": "InferenceService"}, resources=limits))
+    )
+    for more in ([], ["--print-docker"]):
+        assert main(["run", str(file), "--port", str(free_port()), *more]) == 1
+        assert "leave that out here" in capsys.readouterr().err
