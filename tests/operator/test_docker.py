@@ -177,11 +177,13 @@ def test_every_example_can_be_printed_with_the_installations_image(
 def test_what_is_not_of_one_machine_is_refused_with_the_cure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = {"limits": {"cpu": 4, "memory": "8Gi"}}
+    published = {
+        "gpu": {"count": 0},
+        "kserve": {"publish": "InferenceService"},
+        "resources": {"limits": {"cpu": 4, "memory": "8Gi"}},
+    }
     file = tmp_path / "published.yaml"
-    file.write_text(
-        json.dumps(custom_resource(gpu={"count": 0}, kserve={"publish": "InferenceService"}, resources=limits))
-    )
+    file.write_text(json.dumps(custom_resource(**published)))
     for more in ([], ["--print-docker"]):
         assert main(["run", str(file), "--port", str(free_port()), *more]) == 1
         assert "leave that out here" in capsys.readouterr().err
