@@ -16,7 +16,7 @@ from textgen_operator.describe import describe
 from textgen_operator.kinds import PODS, SERVICES_OF_OURS
 from textgen_operator.plan import describe as describe_plan
 from textgen_operator.plan import make_plan
-from textgen_operator.render.metadata import pod_selector
+from textgen_operator.render.metadata import selector_of_all_pods
 from textgen_operator.resource import ObjectMeta, TextGenerationService
 from textgen_operator.yamlfile import load_service
 
@@ -32,7 +32,7 @@ def status(arguments: argparse.Namespace) -> int:
         if service is None:
             print(f"there is no {SERVICES_OF_OURS.name} {arguments.name} in namespace {namespace}", file=sys.stderr)
             return FAILED
-        selector = pod_selector(ObjectMeta.model_validate(service["metadata"]))
+        selector = selector_of_all_pods(ObjectMeta.model_validate(service["metadata"]))
         pods = await client.items(PODS.path(namespace), selector)
         print(describe(service, pods, datetime.now(UTC)), end="")
         return 0

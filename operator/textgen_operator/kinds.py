@@ -67,12 +67,13 @@ ROUTES = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", "the Ga
 INFERENCE_POOLS = Kind(
     "inference.networking.k8s.io/v1", "InferencePool", "inferencepools", "the Gateway API's inference extension"
 )
+LEADER_WORKER_SETS = Kind("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets", "LeaderWorkerSet (LWS)")
 INFERENCE_SERVICES = Kind("serving.kserve.io/v1beta1", "InferenceService", "inferenceservices", "KServe")
 
-OPTIONAL = (INFERENCE_SERVICES, SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
+OPTIONAL = (LEADER_WORKER_SETS, INFERENCE_SERVICES, SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
 """Kinds that a cluster may lack, and that may come and go while the operator runs."""
 
-WORKLOADS = (STATEFUL_SETS, INFERENCE_SERVICES)
+WORKLOADS = (STATEFUL_SETS, LEADER_WORKER_SETS, INFERENCE_SERVICES)
 """Kinds that can carry the pods of a service, which has one of them."""
 
 PRUNED = (STATEFUL_SETS, CLAIMS, JOBS, DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
@@ -114,8 +115,9 @@ PERMISSIONS = (
     _rule(PODS.group, f"{PODS.plural}/log", "get"),
     # Why pods do not come to be; and our own events.
     _rule(EVENTS.group, EVENTS.plural, "get", "list", "create", "patch"),
-    # Whether what a pod refers to is there, by name: nothing can be listed.
-    _rule(SECRETS.group, SECRETS.plural, "get"),
+    # Whether what a pod refers to is there, by name: nothing can be listed. And to make the one by which several nodes
+    # know each other.
+    _rule(SECRETS.group, SECRETS.plural, "get", "create"),
     _rule(CONFIG_MAPS.group, CONFIG_MAPS.plural, "get"),
 )
 """Rules of the operator's role."""

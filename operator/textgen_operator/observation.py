@@ -14,7 +14,7 @@ from textgen_operator.diagnosis.finding import condition, name_of, time_of_event
 from textgen_operator.diagnosis.scheduling import claims, is_being_created
 from textgen_operator.kinds import CLAIMS, CONFIG_MAPS, EVENTS, PODS, SECRETS, STATEFUL_SETS, Manifest
 from textgen_operator.references import Reference, references
-from textgen_operator.render.metadata import pod_selector
+from textgen_operator.render.metadata import selector_of_all_pods
 from textgen_operator.resource import ObjectMeta
 from textgen_operator.status import Obstacle
 from textgen_operator.workloads import workload_of
@@ -66,7 +66,7 @@ class Observer:
 
     async def evidence(self, service: ObjectMeta, workload: Manifest | None) -> Evidence:
         """The pods of a service, and what events say about those that do not come to be."""
-        pods = await self._client.items(PODS.path(service.namespace), pod_selector(service))
+        pods = await self._client.items(PODS.path(service.namespace), selector_of_all_pods(service))
         about = _in_question(workload, pods)
         listed = await asyncio.gather(*(self._warnings(service.namespace, kind, name) for kind, name in about))
         return Evidence(pods, [event for events in listed for event in events], self._now())

@@ -235,7 +235,7 @@ def _of_pods(plan: Plan) -> str:
         return "pods: none restarts"
     first = rollout.partition if rollout.strategy == "Rolling" else 0
     count = max(0, min(replicas, plan.service.spec.replicas) - first)
-    return f"pods: {count} restart, {_PACE[rollout.strategy]}"
+    return f"pods: {count * plan.service.spec.nodes} restart, {_PACE[rollout.strategy]}"
 
 
 _PACE = {
@@ -249,12 +249,15 @@ _PACE = {
 def _of_gpus(plan: Plan) -> str:
     """GPUs before, at the most and after: a replica has those of its old or of its new pod, and Surge one pod more."""
     gpu = plan.service.spec.gpu
-    before, after = _gpus_of(plan.workload, gpu.resource_name), [gpu.count] * plan.service.spec.replicas
+    before, after = (
+        _gpus_of(plan.workload, gpu.resource_name),
+        [gpu.count * plan.service.spec.nodes] * plan.service.spec.replicas,
+    )
     width = max(len(before), len(after))
     padded = [counts + [0] * (width - len(counts)) for counts in (before, after)]
     peak = sum(max(pair) for pair in zip(*padded, strict=True))
     if plan.restarts and plan.service.spec.rollout.strategy == "Surge":
-        peak += gpu.count
+        peak += gpu.count * plan.service.spec.nodes
     if not peak:
         return ""
     return f"GPUs ({gpu.resource_name}): {sum(before)} now, {peak} at peak, {sum(after)} afterwards"
@@ -269,4 +272,5 @@ def _gpus_of(workload: Manifest | None, resource: str) -> list[int]:
     if workload is None:
         return []
     limits = [container.get("resources", {}).get("limits", {}) for container in pod_spec(workload)["containers"]]
-    return [sum(int(each.get(resource, 0)) for each in limits)] * _replicas_of(workload)
+    tally = workload_of(workload).tally(workload, ())
+    return [sum(int(each.get(resource, 0)) for each in limits) * tally.pods_each] * tally.wanted

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
-from textgen_operator import apply, claims, leftovers, metrics, warming
+from textgen_operator import apply, claims, leftovers, metrics, node_secret, warming
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import was_applied
 from textgen_operator.events import Change, events_of
@@ -22,6 +22,7 @@ from textgen_operator.kinds import (
     AUTOSCALERS,
     CLAIMS,
     JOBS,
+    LEADER_WORKER_SETS,
     OPTIONAL,
     PRUNED,
     SCALED_OBJECTS,
@@ -97,6 +98,8 @@ class _Child:
     disposition: Disposition
     before: Manifest | None = None
     removed: bool = False
+    in_the_way: bool = False
+    """Something has its name that is not ours, and that will go."""
 
     @property
     def carries_pods(self) -> bool:
@@ -196,12 +199,13 @@ class Reconciler:
     ) -> float | None:
         meta = service.metadata
         absent = tuple(kind for kind in map(kind_of, desired) if kind in OPTIONAL and kind not in self._holdings.served)
+        obstacle = _unsupported(absent) or await self._introduce_nodes(service)
         children = await asyncio.gather(
             *(self._observe(manifest, meta) for manifest in desired if kind_of(manifest) not in absent)
         )
         course = await self._steer(service, children)
-        obstacle = _unsupported(absent) or _conflict(children) or await self._missing(meta, desired)
-        failure = None
+        obstacle = obstacle or _conflict(children) or await self._missing(meta, desired)
+        failure: ApiError | None = None
         try:
             for child in await self._in_turn(meta, children) if obstacle is None else ():
                 if child.carries_pods and (obstacle := _download(children)):
@@ -221,7 +225,7 @@ class Reconciler:
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
         observed = Observed(
             _live(children, *WORKLOADS) or await self._present(meta),
-            shards=service.spec.num_shards,
+            shards=service.spec.ranks,
             obstacle=obstacle,
             intent=Intent(service, url(service), tuple(overrides(service, self._defaults)), absent),
             scaler=_live(children, AUTOSCALERS, SCALED_OBJECTS),
@@ -242,7 +246,8 @@ class Reconciler:
             if child.carries_pods and child.disposition is not Disposition.CONFLICT:
                 course = await self._steering.course(service, child.desired, child.live)
                 child.desired = course.manifest
-                child.disposition = dispose(child.desired, child.live, service.metadata)
+                if not child.in_the_way:
+                    child.disposition = dispose(child.desired, child.live, service.metadata)
                 return course
         return None
 
@@ -260,6 +265,18 @@ class Reconciler:
                 child.disposition = Disposition.WAIT
         return children
 
+    async def _introduce_nodes(self, service: TextGenerationService) -> Obstacle | None:
+        """Give several nodes the secret by which they know each other; what is in the way, if something is."""
+        if service.spec.nodes == 1:
+            return None
+        try:
+            await node_secret.ensure(self._client, service.metadata)
+        except ApiError as error:
+            if not error.is_refusal:
+                raise
+            return Obstacle("ReconcileError", f"The Secret of the nodes cannot be made: {error}", accepted=True)
+        return None
+
     async def _missing(self, service: ObjectMeta, desired: list[Manifest]) -> Obstacle | None:
         pods = [pod_spec(manifest) for manifest in desired if kind_of(manifest) in WORKLOADS]
         made = {manifest["metadata"]["name"] for manifest in desired if manifest["kind"] == CLAIMS.name}
@@ -269,7 +286,17 @@ class Reconciler:
     async def _observe(self, desired: Manifest, service: ObjectMeta) -> _Child:
         meta = desired["metadata"]
         live = await self._client.get(kind_of(desired).path(meta["namespace"], meta["name"]))
+        if live is not None and await self._goes_with_ours(live, service):
+            return _Child(desired, None, Disposition.WAIT, in_the_way=True)
         return _Child(desired, live, dispose(desired, live, service), live)
+
+    async def _goes_with_ours(self, live: Manifest, service: ObjectMeta) -> bool:
+        """Whether it is the StatefulSet that a LeaderWorkerSet of this service has made, which goes with that."""
+        controllers = [owner for owner in live["metadata"].get("ownerReferences", []) if owner.get("controller")]
+        if [owner["kind"] for owner in controllers] != [LEADER_WORKER_SETS.name]:
+            return False
+        owner = await self._client.get(LEADER_WORKER_SETS.path(service.namespace, service.name))
+        return owner is None or is_ours(owner, service)
 
     async def _write(self, child: _Child) -> None:
         """Do what is to be done about one object, and note it as it is then."""

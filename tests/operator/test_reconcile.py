@@ -1,6 +1,8 @@
 """One look at one service, against an emulated API server."""
 
+from collections.abc import Set
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +12,20 @@ from kube_emulator import resource
 from operator_samples import custom_resource
 
 from textgen_operator.client import ApiError, Client
-from textgen_operator.kinds import CLAIMS, EVENTS, JOBS, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.informers import ServiceKey
+from textgen_operator.kinds import (
+    CLAIMS,
+    EVENTS,
+    JOBS,
+    LEADER_WORKER_SETS,
+    PODS,
+    SECRETS,
+    SERVICES,
+    SERVICES_OF_OURS,
+    STATEFUL_SETS,
+    Kind,
+    Manifest,
+)
 from textgen_operator.reconcile import LOOK_AGAIN, Reconciler
 from textgen_operator.render import Defaults
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
@@ -125,6 +140,40 @@ async def test_the_child_of_an_earlier_service_of_that_name_is_foreign(
     put(cluster, SERVICES_OF_OURS, custom_resource(), uid="uid-of-the-next", generation=1)
     assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
     assert condition(cluster, "Accepted")["reason"] == "NameConflict"
+
+
+@dataclass(frozen=True)
+class Knows:
+    """Of a cluster that serves these kinds."""
+
+    served: Set[Kind]
+
+    def objects(self, service: ServiceKey) -> Set[tuple[Kind, str]]:
+        return frozenset()
+
+
+async def test_the_statefulset_that_a_leaderworkerset_of_ours_made_is_waited_for(
+    client: Client, cluster: KubernetesEmulator
+) -> None:
+    for kind in (LEADER_WORKER_SETS, SECRETS):
+        cluster.resources[resource(kind)] = {}
+    reconciler = Reconciler(client, Defaults(), clock=lambda: NOW, holdings=Knows(frozenset({LEADER_WORKER_SETS})))
+    put(cluster, SERVICES_OF_OURS, custom_resource(nodes=2), uid="uid-of-chat", generation=1)
+    await reconciler.reconcile("models", "chat")
+    made = stored(cluster, LEADER_WORKER_SETS)
+    # Its controller makes one of the same name, of the leaders.
+    owner = {"kind": LEADER_WORKER_SETS.name, "uid": made["metadata"]["uid"], "controller": True}
+    put(cluster, STATEFUL_SETS, {"metadata": {"name": "chat", "ownerReferences": [owner]}, "spec": {"replicas": 1}})
+
+    put(cluster, SERVICES_OF_OURS, custom_resource(), uid="uid-of-chat", generation=2)
+    for _ in range(2):  # with the LeaderWorkerSet, and when only what it made is left
+        assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+        assert condition(cluster, "Accepted")["status"] == "True"
+        assert await client.get(LEADER_WORKER_SETS.path("models", "chat")) is None
+        assert stored(cluster, STATEFUL_SETS)["metadata"]["ownerReferences"] == [owner]
+    cluster.objects[resource(STATEFUL_SETS), "models", "chat"].delete()
+    assert await reconciler.reconcile("models", "chat") == WHILE_BROKEN
+    assert stored(cluster, STATEFUL_SETS)["metadata"]["ownerReferences"][0]["uid"] == "uid-of-chat"
 
 
 async def test_what_lost_its_owner_is_taken_back(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:

@@ -6,12 +6,11 @@ from typing import Any
 
 from textgen_operator import quantity
 from textgen_operator.kinds import JOBS, Manifest
-from textgen_operator.render import access
-from textgen_operator.render.metadata import labels, object_meta
+from textgen_operator.render import access, nodes
+from textgen_operator.render.metadata import COMPONENT, labels, object_meta
 from textgen_operator.render.server_args import server_options
 from textgen_operator.resource import GROUP, Spec, TextGenerationService
 
-COMPONENT = "app.kubernetes.io/component"
 MADE_FROM = f"{GROUP}/made-from"
 """Annotation of a Job: the hash of its pod's template, which webhooks may change on the way."""
 
@@ -93,7 +92,8 @@ def _container(spec: Spec, server: Manifest) -> Manifest:
     taken = {name: server[name] for name in _OF_CONTAINER if name in server}
     # Images of CUDA see every GPU of their node, unless told otherwise.
     blind = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
-    variables = [variable for variable in server.get("env", []) if variable["name"] != blind["name"]]
+    unasked = {blind["name"], *nodes.VARIABLES}
+    variables = [variable for variable in server.get("env", []) if variable["name"] not in unasked]
     return {
         **taken,
         "name": "download",

@@ -11,16 +11,20 @@ FIELD_MANAGER = "textgen-operator"
 SERVICE_LABEL = f"{GROUP}/service"
 """The label that leads from any object back to its service."""
 
+COMPONENT = "app.kubernetes.io/component"
+SERVER, FOLLOWER = "server", "follower"
+"""Components: pods that answer clients, and pods that only hold a part of the model for one that does."""
+
 SELECT_OURS = f"app.kubernetes.io/managed-by={FIELD_MANAGER},{SERVICE_LABEL}"
 """Label selector of everything that the operator renders."""
 
 
 def selector(service: ObjectMeta) -> dict[str, str]:
-    """The labels that select a service's pods. A StatefulSet's selector cannot change: never add to these."""
+    """The labels that select a service's pods that answer. A StatefulSet's selector cannot change: never add here."""
     return {
         "app.kubernetes.io/name": "text-generation",
         "app.kubernetes.io/instance": service.name,
-        "app.kubernetes.io/component": "server",
+        COMPONENT: SERVER,
     }
 
 
@@ -50,9 +54,22 @@ def object_meta(service: ObjectMeta, name: str) -> dict[str, Any]:
     return meta
 
 
+def selector_of_all(service: ObjectMeta) -> dict[str, Any]:
+    """The label selector of all pods of a service's replicas, those too that do not answer."""
+    together = {name: value for name, value in selector(service).items() if name != COMPONENT}
+    either = {"key": COMPONENT, "operator": "In", "values": [SERVER, FOLLOWER]}
+    return {"matchLabels": together, "matchExpressions": [either]}
+
+
 def pod_selector(service: ObjectMeta) -> str:
-    """The label selector of a service's pods as one string."""
+    """The label selector of a service's pods that answer as one string."""
     return ",".join(f"{name}={value}" for name, value in selector(service).items())
+
+
+def selector_of_all_pods(service: ObjectMeta) -> str:
+    """The label selector of all pods of a service's replicas as one string."""
+    labels = [f"{name}={value}" for name, value in selector(service).items() if name != COMPONENT]
+    return ",".join([*labels, f"{COMPONENT} in ({SERVER},{FOLLOWER})"])
 
 
 def pods_service_name(service: ObjectMeta) -> str:

@@ -3,7 +3,7 @@
 import re
 
 from textgen_operator.kinds import NETWORK_POLICIES, Manifest
-from textgen_operator.render.metadata import object_meta, selector
+from textgen_operator.render.metadata import object_meta, selector, selector_of_all
 from textgen_operator.render.service import PORT_NAME
 from textgen_operator.resource import Spec, TextGenerationService
 
@@ -15,25 +15,28 @@ _ADDRESS = re.compile(r"(https?)://(?:\[.*?\]|[^/:]*)(?::([0-9]+))?")
 
 def render(service: TextGenerationService) -> list[Manifest]:
     """None, unless asked for."""
-    policy = service.spec.network.policy
+    policy, several = service.spec.network.policy, service.spec.nodes > 1
     if not policy.enabled:
         return []
+    everyone = selector_of_all(service.metadata)
     return [
         {
             "apiVersion": NETWORK_POLICIES.api_version,
             "kind": NETWORK_POLICIES.name,
             "metadata": object_meta(service.metadata, service.metadata.name),
             "spec": {
-                "podSelector": {"matchLabels": selector(service.metadata)},
+                "podSelector": everyone if several else {"matchLabels": selector(service.metadata)},
                 "policyTypes": ["Ingress", "Egress"],
                 "ingress": [
                     {
                         # An empty selector is every pod of the namespace.
                         "from": policy.from_ or [{"podSelector": {}}],
                         "ports": [{"port": PORT_NAME, "protocol": "TCP"}],
-                    }
+                    },
+                    # Tensors travel by ports that the system chooses.
+                    *([{"from": [{"podSelector": everyone}]}] if several else []),
                 ],
-                "egress": _egress(service.spec),
+                "egress": [*_egress(service.spec), *([{"to": [{"podSelector": everyone}]}] if several else [])],
             },
         }
     ]

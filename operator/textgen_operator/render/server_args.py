@@ -8,6 +8,8 @@ from textgen_operator.resource import Spec
 from textgen_server.settings import ServerOptions
 
 CACHE_FOLDER = "/data"
+LEADER_PORT = 29500
+"""Where the leader of several nodes listens; it uses the two ports above as well."""
 
 
 def server_options(spec: Spec) -> ServerOptions:
@@ -26,6 +28,7 @@ def server_options(spec: Spec) -> ServerOptions:
         "lora_adapters": sources.adapters(spec) or None,
         "trust_remote_code": spec.trust_remote_code or None,
         "num_shard": spec.num_shards,
+        **({"nnodes": spec.nodes, "master_port": LEADER_PORT} if spec.nodes > 1 else {}),
         **spec.limits.model_dump(),
         "huggingface_hub_cache": CACHE_FOLDER,
         "port": SERVER_PORT,

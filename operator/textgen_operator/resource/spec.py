@@ -13,6 +13,7 @@ from textgen_operator.resource.kserve import KSERVE_RULES, KServe
 from textgen_operator.resource.lifecycle import Drain, Rollout, Startup
 from textgen_operator.resource.model import HuggingFace, Limits
 from textgen_operator.resource.network import Network
+from textgen_operator.resource.nodes import NODES_RULES
 from textgen_operator.resource.observability import Metrics, Tracing
 from textgen_operator.resource.references import EnvFrom, EnvVar, SecretName
 from textgen_operator.resource.scaling import Autoscaling, Disruption
@@ -27,6 +28,7 @@ OWNED_OPTIONS = (
     *Limits.model_fields,
     *("max_input_length", "huggingface_hub_cache", "graceful_termination_timeout", "hostname", "port"),
     *("kv_cache_dtype", "trust_remote_code", "lora_adapters"),
+    *("nnodes", "node_rank", "node_secret", "master_addr", "master_port"),
     *("api_key", "api_key_file", "ssl_certfile", "ssl_keyfile", "otlp_endpoint"),
 )
 """Options of the server that fields of the custom resource, or the operator itself, set."""
@@ -95,11 +97,15 @@ class Spec(Part):
 
     gpu: Gpu = Gpu()
     shards: int | None = Field(default=None, ge=1, le=16)
-    """Ranks of tensor parallelism in each replica. Default: `gpu.count`, or 1 without a GPU."""
+    """Ranks of tensor parallelism in each pod. Default: `gpu.count`, or 1 without a GPU."""
+
+    nodes: int = Field(default=1, ge=1, le=16)
+    """Pods that hold the model together in each replica, each with the GPUs of `gpu`; for a model that is larger than
+    the GPUs of one node. More than one need LeaderWorkerSet (LWS) in the cluster."""
 
     limits: Limits = Limits()
     replicas: int = Field(default=1, ge=0, le=1000)
-    """Number of pods, each with the whole model. A scaler writes it too."""
+    """Number of pods (or groups of `nodes` pods), each with the whole model. A scaler writes it too."""
 
     suspend: bool = False
     """Run no pod, but keep the caches, the Services and `replicas` for later."""
@@ -157,11 +163,13 @@ class Spec(Part):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "cache.accessModes must hold ReadWriteMany where several replicas share the claim: several nodes mount it",
-            "self.replicas <= 1 || !has(self.cache) || !has(self.cache.accessModes) || "
+            "cache.accessModes must hold ReadWriteMany where several pods share the claim: several nodes mount it",
+            "(self.replicas <= 1 && self.nodes == 1) || !has(self.cache) || !has(self.cache.accessModes) || "
             "size(self.cache.accessModes) == 0 || self.cache.accessModes.exists(m, m == 'ReadWriteMany')",
             lambda spec: (
-                spec.replicas <= 1 or not spec.cache.access_modes or "ReadWriteMany" in spec.cache.access_modes
+                (spec.replicas <= 1 and spec.nodes == 1)
+                or not spec.cache.access_modes
+                or "ReadWriteMany" in spec.cache.access_modes
             ),
             ".cache.accessModes",
         ),
@@ -193,6 +201,7 @@ class Spec(Part):
             ".shards",
         ),
         *KSERVE_RULES,
+        *NODES_RULES,
         _no_gpus_among("requests"),
         _no_gpus_among("limits"),
         Rule(
@@ -241,5 +250,10 @@ class Spec(Part):
 
     @property
     def num_shards(self) -> int:
-        """Ranks of tensor parallelism in each replica."""
+        """Ranks of tensor parallelism in each pod."""
         return self.shards or max(self.gpu.count, 1)
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of tensor parallelism in each replica."""
+        return self.num_shards * self.nodes

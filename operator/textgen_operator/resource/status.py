@@ -132,13 +132,13 @@ class Status(Part):
     Programs read the conditions."""
 
     replicas: int = Field(ge=0)
-    """Pods that exist."""
+    """Pods, or groups of `nodes` pods, that exist."""
 
     ready_replicas: int = Field(ge=0)
-    """Pods that answer."""
+    """Those of them that answer."""
 
     updated_replicas: int = Field(ge=0)
-    """Pods of the newest revision."""
+    """Those of the newest revision."""
 
     render_version: str = Field(default="", max_length=64)
     """Version of the operator that rendered the pods."""

@@ -40,7 +40,7 @@ def _held(observed: Observed) -> str | None:
     rollout = observed.intent.service.spec.rollout
     if rollout.paused:
         return "rollout.paused is true: pods keep the spec that they have"
-    up_to_date = sum(map(is_ready, observed.current_pods))
+    up_to_date = sum(map(is_ready, observed.current_pods)) // observed.tally.pods_each
     if rollout.partition and up_to_date >= max(observed.wanted - rollout.partition, 0):
         return f"rollout.partition is {rollout.partition}: pods with a lower number keep the spec that they have"
     if rollout.strategy == "OnDelete" and observed.counts["readyReplicas"] == observed.wanted:

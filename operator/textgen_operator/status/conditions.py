@@ -86,9 +86,10 @@ def _scheduled(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
         return Verdict(SCHEDULED, "Unknown", "NoPods", "No pods are wanted")
     if diagnosis and diagnosis.reason in SCHEDULING_REASONS:
         return Verdict(SCHEDULED, "False", diagnosis.reason, diagnosis.message)
-    bound = observed.wanted if observed.all_ready else sum(map(_is_bound, observed.current_pods))
-    message = f"{bound} of {observed.wanted} pods of the current spec have a node"
-    if bound >= observed.wanted:
+    wanted = observed.wanted * observed.tally.pods_each
+    bound = wanted if observed.all_ready else sum(map(_is_bound, observed.current_pods))
+    message = f"{bound} of {wanted} pods of the current spec have a node"
+    if bound >= wanted:
         return Verdict(SCHEDULED, "True", "Scheduled", message)
     return Verdict(SCHEDULED, "Unknown", "Pending", message)
 
@@ -100,7 +101,7 @@ def _is_bound(pod: Manifest) -> bool:
 def _available(observed: Observed) -> Verdict:
     ready = observed.counts["readyReplicas"]
     if ready:
-        return Verdict(AVAILABLE, "True", "ReadyPods", f"{ready} of {observed.wanted} pods answer")
+        return Verdict(AVAILABLE, "True", "ReadyPods", f"{ready} of {observed.wanted} {observed.noun} answer")
     if rests := unwanted(observed):
         return Verdict(AVAILABLE, "False", *rests)
     return Verdict(AVAILABLE, "False", "NoReadyPods", "No pod answers")
@@ -112,7 +113,8 @@ def _progressing(observed: Observed, diagnosis: Diagnosis | None, overdue: str |
     if rests := resting(observed):
         return Verdict(PROGRESSING, "False", *rests)
     counts = observed.counts
-    done = f"{counts['updatedReplicas']} of {observed.wanted} pods are up to date, {counts['readyReplicas']} answer"
+    updated, ready = counts["updatedReplicas"], counts["readyReplicas"]
+    done = f"{updated} of {observed.wanted} {observed.noun} are up to date, {ready} answer"
     if overdue:
         why = diagnosis.message if diagnosis else done
         return Verdict(PROGRESSING, "False", "ProgressDeadlineExceeded", f"{overdue}; {why}")
@@ -125,7 +127,9 @@ def _ready(observed: Observed, diagnosis: Diagnosis | None) -> Verdict:
     if observed.obstacle:
         return Verdict(READY, "False", observed.obstacle.reason, observed.obstacle.message)
     if observed.all_ready:
-        return Verdict(READY, "True", "Ready", f"All pods ({observed.wanted}) run the current spec and answer")
+        return Verdict(
+            READY, "True", "Ready", f"All {observed.noun} ({observed.wanted}) run the current spec and answer"
+        )
     if rests := unwanted(observed):
         return Verdict(READY, "False", *rests)
     if diagnosis:

@@ -36,13 +36,13 @@ def verdicts(observed: Observed) -> Iterator[Verdict]:
     needed, how = weights
     free, where = room
     message = (
-        f"{how}: {needed / 1e9:.1f} GB of weights for each of {spec.num_shards} shards, without KV cache; "
+        f"{how}: {needed / 1e9:.1f} GB of weights for each of {spec.ranks} shards, without KV cache; "
         f"{where} {free / 1e9:.1f} GB"
     )
     if needed <= free:
         yield Verdict(MEMORY_SUFFICIENT, "True", "WeightsFit", message)
     else:
-        remedy = "; raise gpu.count, or choose larger GPUs" + ("" if spec.quantize else ", or quantize")
+        remedy = "; raise gpu.count or nodes, or choose larger GPUs" + ("" if spec.quantize else ", or quantize")
         yield Verdict(MEMORY_SUFFICIENT, "False", "ModelTooLarge", message + remedy)
 
 
@@ -51,14 +51,14 @@ def _weights(spec: Spec, status: dict[str, object]) -> tuple[int, str] | None:
     known = status.get("model")
     stored = known.get("sizeBytes") if isinstance(known, dict) and known.get("name") == spec.model else None
     if stored and spec.quantize is None and spec.dtype is None:
-        return -(-int(stored) // spec.num_shards), f"The model is stored in {int(stored) / 1e9:.1f} GB"
+        return -(-int(stored) // spec.ranks), f"The model is stored in {int(stored) / 1e9:.1f} GB"
     name = spec.model.rpartition("/")[2]
     parameters = parameters_in(name)
     bits = QUANTIZATION_METHODS[spec.quantize].bits if spec.quantize else None
     if parameters is None or bits == 0 or (bits is None and _PACKED.search(name)):
         return None
     dtype = spec.dtype or "bfloat16"
-    size = ModelSize(linear=parameters, other=0, cached=0).shard(spec.num_shards)
+    size = ModelSize(linear=parameters, other=0, cached=0).shard(spec.ranks)
     needed = demand(size, Form(dtype, dtype, tokens=0, linear_bits=bits)).weights
     how = f"A guess from the model's name: {parameters / 1e9:g} billion numbers of {bits or BITS[dtype]:g} bits"
     return needed, how

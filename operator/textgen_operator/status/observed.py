@@ -104,8 +104,14 @@ class Observed:
 
     @property
     def wanted(self) -> int:
-        """Pods that there should be; while they are replaced, the workload may have more or fewer."""
+        """Replicas that there should be; while they are replaced, the workload may have more or fewer."""
         return self.course.wanted if self.course is not None and self.workload is not None else self.tally.wanted
+
+    @property
+    def noun(self) -> str:
+        """What is counted."""
+        each = self.tally.pods_each
+        return "pods" if each == 1 else f"groups of {each} pods"
 
     @property
     def current_pods(self) -> list[Manifest]:

@@ -8,11 +8,12 @@ kind is such a file with a line in `_WORKLOADS`, a file in render/ with a line i
 from textgen_operator.kinds import Manifest, kind_of
 from textgen_operator.workloads.base import PODS_FROM, Tally, Workload
 from textgen_operator.workloads.inference_service import InferenceService
+from textgen_operator.workloads.leader_worker_set import LeaderWorkerSet
 from textgen_operator.workloads.statefulset import StatefulSet
 
 __all__ = ["PODS_FROM", "Tally", "Workload", "pod_spec", "workload_of"]
 
-_WORKLOADS: tuple[Workload, ...] = (StatefulSet(), InferenceService())
+_WORKLOADS: tuple[Workload, ...] = (StatefulSet(), LeaderWorkerSet(), InferenceService())
 _BY_KIND = {workload.kind: workload for workload in _WORKLOADS}
 
 

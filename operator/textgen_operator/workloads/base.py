@@ -14,10 +14,11 @@ PODS_FROM = f"{GROUP}/pods-from"
 
 @dataclass(frozen=True)
 class Tally:
-    """How many pods there are.
+    """How many replicas there are: pods, or groups of pods that hold the model together.
 
     Attributes:
         wanted: as many as the workload has been told to have.
+        pods_each: of each replica.
         replicas: that exist.
         ready: that answer.
         updated: of the newest revision.
@@ -27,6 +28,7 @@ class Tally:
     """
 
     wanted: int = 0
+    pods_each: int = 1
     replicas: int = 0
     ready: int = 0
     updated: int = 0

@@ -1,0 +1,36 @@
+"""The Secret by which the nodes of a service know each other: made once, with a random value, and never changed.
+
+One that somebody else made is used as it is. Called by reconcile.py.
+"""
+
+import secrets
+from base64 import b64encode
+
+from textgen_operator.client import ApiError, Client
+from textgen_operator.kinds import SECRETS, Manifest
+from textgen_operator.render.metadata import object_meta
+from textgen_operator.render.nodes import SECRET_KEY, secret_name
+from textgen_operator.resource import ObjectMeta
+
+
+async def ensure(client: Client, service: ObjectMeta) -> None:
+    """Make the Secret if there is none. Raises ApiError."""
+    name = secret_name(service)
+    if await client.get(SECRETS.path(service.namespace, name)) is not None:
+        return
+    try:
+        await client.create(SECRETS.path(service.namespace), _manifest(service, name))
+    except ApiError as error:
+        if error.status != 409:  # another has been faster
+            raise
+
+
+def _manifest(service: ObjectMeta, name: str) -> Manifest:
+    value = b64encode(secrets.token_hex(32).encode()).decode()
+    return {
+        "apiVersion": SECRETS.api_version,
+        "kind": SECRETS.name,
+        "metadata": object_meta(service, name),
+        "type": "Opaque",
+        "data": {SECRET_KEY: value},
+    }
