@@ -26,10 +26,12 @@ BUILT = FOLDER / "built"
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread")
 LEVELS = {
+    "x86-64-v4,avx512vnni": ["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"],
     "x86-64-v4": ["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
     "x86-64-v3": ["avx2", "fma", "bmi2"],
 }
-"""Kinds of machines that images are compiled for, the best first, and the flags in /proc/cpuinfo that tell them."""
+"""Kinds of machines that images are compiled for, the best first (as g++ names them: a level, and what it has beyond
+that), and the flags in /proc/cpuinfo that tell them."""
 
 _SIGNATURES = {
     "textgen_use_threads": (None, [c_int]),
@@ -112,7 +114,9 @@ def _compile(path: Path, level: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             target = Path(folder) / path.name
-            command = [COMPILER, *FLAGS, f"-march={level}", "-o", str(target), *sources]
+            kind, *beyond = level.split(",")
+            machine = [f"-march={kind}", *(f"-m{extension}" for extension in beyond)]
+            command = [COMPILER, *FLAGS, *machine, "-o", str(target), *sources]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise Unavailable(f"{COMPILER} failed: {done.stderr.strip().splitlines()[:1]}")

@@ -1,9 +1,10 @@
 """Memory of the CPU that is read again and again, all of it: packed weights, keys and values.
 
-It lies in huge pages where the kernel has them (Linux's transparent ones): with pages of 4 kB, finding the next page takes
-longer than reading it, in a virtual machine above all.
+It lies in huge pages where the kernel has them (Linux's transparent ones): finding the next page of 4 kB takes longer
+than reading it, in a virtual machine above all.
 """
 
+import contextlib
 import math
 import mmap
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ _free = [memoryview(b"")]
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Zeros that the kernel gives page by page, when they are first written: writing a gigabyte of them takes a second."""
+    """Zeros that the kernel gives page by page, when they are first written: writing a gigabyte of them takes a second
+    or more of the start."""
     size = math.prod(shape) * dtype.itemsize
     if not size:
         return torch.zeros(tuple(shape), dtype=dtype)
@@ -35,8 +37,6 @@ def _mapped(size: int) -> memoryview:
     """At least `size` bytes of zeros from the beginning of a huge page on."""
     memory = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
-            pass
     return memoryview(memory)[-torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % HUGE_PAGE :]
