@@ -9,6 +9,7 @@ from typing import Self
 from textgen_server.errors import StartupError, Unauthorized
 from textgen_server.rotation import Rotated
 from textgen_server.settings import ServerOptions, check_key
+from textgen_server.text.tenant import tenant_named
 
 
 class ApiKeys:
@@ -33,24 +34,30 @@ class ApiKeys:
         """Whether clients need a key."""
         return bool(self._given) or self.file is not None
 
-    def check(self, authorization: Sequence[bytes]) -> None:
-        """Raises Unauthorized unless a key is among ours, or none is required.
+    def check(self, authorization: Sequence[bytes]) -> str:
+        """The tenant who holds the key, "" where none is required.
 
         Args:
             authorization: the values of the request's Authorization headers.
+
+        Raises:
+            Unauthorized: no key among ours was given, and one is required.
         """
-        if self.required and not (len(authorization) == 1 and self._knows(authorization[0])):
+        if not self.required:
+            return ""
+        scheme, _, key = (authorization[0] if len(authorization) == 1 else b"").partition(b" ")
+        asked = _digest(key.strip())
+        if not (self._knows(asked) and scheme.lower() == b"bearer"):
             problem = "The API key is wrong" if authorization else "This server requires an API key"
             raise Unauthorized(f"{problem}: send the header `Authorization: Bearer KEY`")
+        return tenant_named(asked.hex())
 
-    def _knows(self, authorization: bytes) -> bool:
-        scheme, _, key = authorization.partition(b" ")
-        asked = _digest(key.strip())
+    def _knows(self, asked: bytes) -> bool:
         known = False
         for digest in [*self._given, *(self.file.value if self.file else ())]:
             # All of them, so that the time tells nothing about which one it was.
             known |= hmac.compare_digest(digest, asked)
-        return known and scheme.lower() == b"bearer"
+        return known
 
 
 def _digest(key: bytes) -> bytes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from textgen_server.priority import Priority
 from textgen_server.rpc.engine_pb2 import EngineInfo, EngineStatus
 from textgen_server.sampling import Grammar, SamplingParams
 
@@ -34,6 +35,7 @@ class EngineRequest:
         adapter: name of the adapter to use, "" for the model itself.
         cache_salt: requests share KV blocks only with the same salt.
         queue_timeout: seconds after which the request fails with Overloaded if no step has worked on it; None waits.
+        tenant: whose share of the engine it takes (engine/queue.py); "" for all who are not told apart.
     """
 
     prompt: list[int]
@@ -45,6 +47,8 @@ class EngineRequest:
     adapter: str = ""
     cache_salt: str = ""
     queue_timeout: float | None = None
+    tenant: str = ""
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,8 @@ def _submit(number: int, request: EngineRequest) -> pb.Submit:
         grammar=grammar_to_wire(request.grammar),
         adapter=request.adapter,
         queue_timeout=request.queue_timeout,
+        tenant=request.tenant,
+        priority=request.priority,
     )
 
 

@@ -19,6 +19,7 @@ from textgen_server.engine.request import Request
 from textgen_server.engine.statistics import StepStatistics
 from textgen_server.errors import GenerationError, InvalidRequest, TextgenError
 from textgen_server.histogram import Histogram
+from textgen_server.priority import Priority
 from textgen_server.rpc import engine_pb2 as pb
 from textgen_server.rpc import engine_pb2_grpc
 from textgen_server.rpc.frames import Frames, stream_path
@@ -183,6 +184,8 @@ class EngineService(engine_pb2_grpc.EngineServicer):
             wants_prompt_logprobs=submit.prompt_logprobs,
             encoder_length=encoder_length,
             queue_timeout=submit.queue_timeout if submit.HasField("queue_timeout") else None,
+            tenant=submit.tenant,
+            priority=Priority(submit.priority),
         )
 
 

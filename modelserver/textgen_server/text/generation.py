@@ -24,6 +24,7 @@ from textgen_server.text.detokenizer import Detokenizer
 from textgen_server.text.prompt import EncodedPrompt, PromptEncoder
 from textgen_server.text.request import GenerationRequest, Limits
 from textgen_server.text.stop import StopMatcher
+from textgen_server.text.tenant import key_holder, tenant_named
 from textgen_server.text.tokenizer import Tokenizer
 
 DROPPED: Final = "dropped"
@@ -320,6 +321,8 @@ class TextGenerator:
             grammar=request.grammar,
             adapter=request.adapter,
             queue_timeout=self._settings.queue_timeout,
+            tenant=key_holder.get() or tenant_named(request.user),
+            priority=request.priority,
         )
         times.validated = perf_counter()
         return Generation(request, prompt, engine_request, self._engine, tokenizer, times, self._observer)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from textgen_server.errors import ContextExceeded, InvalidRequest
+from textgen_server.priority import Priority
 from textgen_server.sampling import Grammar, SamplingParams
 from textgen_server.text.prompt import Prompt
 
@@ -65,6 +66,7 @@ class GenerationRequest:
         adapter: name of the adapter, "" for the model itself.
         ignore_eos: go on after an end-of-sequence token.
         stream: the client wants the tokens as they come.
+        user: whom the client asks for (see tenant.py).
     """
 
     prompt: Prompt
@@ -93,6 +95,8 @@ class GenerationRequest:
     adapter: str = ""
     ignore_eos: bool = False
     stream: bool = False
+    priority: Priority = Priority.NORMAL
+    user: str = ""
     dialect: Dialect = Dialect()
 
     def check(self, limits: Limits) -> None:

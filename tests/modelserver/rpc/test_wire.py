@@ -15,6 +15,7 @@ from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.plan import StepPlan, StepResult
 from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.errors import EngineUnavailable, GenerationError, InvalidRequest
+from textgen_server.priority import Priority
 from textgen_server.rpc.client import EngineRequest, SamplingParams, Token
 from textgen_server.rpc.engine_pb2 import EngineInfo
 from textgen_server.rpc.remote import RemoteEngine
@@ -170,6 +171,15 @@ async def test_every_sampling_parameter_reaches_the_executor(wire: Wire):
     sample = wire.executor.plans[-1].items[0].sample
     assert sample.params == params
     assert sample.history == [1, 2]
+    await engine.disconnect(EngineUnavailable("done"))
+
+
+async def test_class_and_tenant_reach_the_queue(wire: Wire, monkeypatch: pytest.MonkeyPatch):
+    engine, asked, submit = await wire.client(), [], wire.loop.submit
+    monkeypatch.setattr(wire.loop, "submit", lambda request: (asked.append(request), submit(request)))
+    for priority in Priority:
+        await collect(engine, EngineRequest([7], 1, tenant=priority.name, priority=priority))
+    assert [(request.priority, request.tenant) for request in asked] == [(p, p.name) for p in Priority]
     await engine.disconnect(EngineUnavailable("done"))
 
 

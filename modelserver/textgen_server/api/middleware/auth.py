@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from textgen_server.api.errors import reply_to_error
 from textgen_server.api.keys import ApiKeys
 from textgen_server.errors import Unauthorized
+from textgen_server.text.tenant import key_holder
 
 # Probes and scrapers have no keys, and pages are opened before a key can be typed in. None of these tell what clients
 # ask or get.
@@ -35,7 +36,8 @@ class RequireKey:
         app = self._app
         if scope["type"] == "http" and not is_open(scope["method"], scope["path"]):
             try:
-                self._keys.check([value for name, value in scope["headers"] if name == b"authorization"])
+                given = [value for name, value in scope["headers"] if name == b"authorization"]
+                key_holder.set(self._keys.check(given))
             except Unauthorized as error:
                 app = await reply_to_error(Request(scope), error)
         await app(scope, receive, send)

@@ -11,6 +11,7 @@ from textgen_server.api.errors import problem_of
 from textgen_server.api.keys import ApiKeys
 from textgen_server.api.records import REQUEST_ID, RequestLog, RequestRecord
 from textgen_server.errors import TextgenError
+from textgen_server.text.tenant import key_holder
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _check(self, details: Any) -> None:
         if details.method not in _OPEN:
             given = [value for name, value in details.invocation_metadata if name == "authorization"]
-            self._keys.check([value.encode() if isinstance(value, str) else value for value in given])
+            key_holder.set(self._keys.check([v.encode() if isinstance(v, str) else v for v in given]))
 
 
 async def _abort(rpc: Any, error: Exception) -> None:

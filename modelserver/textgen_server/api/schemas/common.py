@@ -1,8 +1,10 @@
 """What the schemas of all APIs share."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from textgen_server.priority import Priority
 
 
 def told(**keywords: Any) -> Any:
@@ -15,6 +17,24 @@ POSITIVE = told(exclusiveMinimum=0)
 PROBABILITY = told(exclusiveMinimum=0, maximum=1)
 PENALTY = told(minimum=-2, maximum=2)
 COUNT = told(minimum=1)
+
+
+def _class_of(value: Any) -> Any:
+    """vLLM has numbers; the lower goes first."""
+    if type(value) is int:
+        return "high" if value < 0 else "low" if value > 0 else "normal"
+    return value
+
+
+PriorityName = Annotated[
+    Literal["high", "normal", "low"],
+    BeforeValidator(_class_of, json_schema_input_type=Literal["high", "normal", "low"] | int),
+]
+
+
+def priority_of(name: PriorityName | None) -> Priority:
+    """The class that a body asks for."""
+    return Priority[name.upper()] if name else Priority.NORMAL
 
 
 class Body(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from textgen_server.api.schemas.common import COUNT, PENALTY, POSITIVE, Body, Reply, told
+from textgen_server.api.schemas.common import COUNT, PENALTY, POSITIVE, Body, PriorityName, Reply, priority_of, told
 from textgen_server.errors import InvalidRequest
 from textgen_server.text.prompt import Prompt
 from textgen_server.text.request import Dialect, GenerationRequest
@@ -58,7 +58,7 @@ class CommonRequest(Body):
     """Send the text in server-sent events as it comes."""
     stream_options: StreamOptions | None = None
     user: str | None = None
-    """Accepted, without effect."""
+    """Whose share of the engine it takes, where the server has no API keys: users get the same."""
 
     top_k: Annotated[int, Field(ge=-1)] | None = None
     """Extension: draw among the k likeliest tokens; 0 and -1 are off."""
@@ -68,6 +68,9 @@ class CommonRequest(Body):
     """Extension: CTRL's penalty on tokens of prompt and output, > 0; 1 is off."""
     ignore_eos: bool | None = None
     """Extension: go on after the end-of-sequence token."""
+    priority: PriorityName | None = None
+    """Extension: `high` goes before others that wait, `low` after them. Default: `normal`. A number below 0 means high,
+    one above 0 low."""
 
     # Fields that other servers know and this one does not, with the values that ask for nothing.
     _refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -129,6 +132,8 @@ class CommonRequest(Body):
             "stop": tuple(self.stop or ()),
             "ignore_eos": bool(self.ignore_eos),
             "stream": bool(self.stream),
+            "priority": priority_of(self.priority),
+            "user": self.user or "",
         }
         return GenerationRequest(
             prompt=prompt,

@@ -5,7 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from textgen_server.api.schemas.chat import ChatCompletionRequest
-from textgen_server.api.schemas.common import COUNT, PENALTY, POSITIVE, PROBABILITY, Body, Reply, told
+from textgen_server.api.schemas.common import (
+    COUNT,
+    PENALTY,
+    POSITIVE,
+    PROBABILITY,
+    Body,
+    PriorityName,
+    Reply,
+    priority_of,
+    told,
+)
 from textgen_server.api.schemas.grammar import GrammarBody
 from textgen_server.text.models import ModelCatalogue
 from textgen_server.text.request import GenerationRequest
@@ -53,6 +63,9 @@ class Parameters(Body):
     """What the output must look like."""
     adapter_id: str | None = None
     """Generate with this adapter. Default: with the model itself."""
+    priority: PriorityName | None = None
+    """Extension: `high` goes before others that wait, `low` after them. Default: `normal`. A number below 0 means high,
+    one above 0 low."""
 
 
 class GenerateRequest(Body):
@@ -105,6 +118,7 @@ class GenerateRequest(Body):
             top_tokens=asked.top_n_tokens or 0,
             prompt_logprobs=bool(asked.decoder_input_details),
             adapter=models.adapter(asked.adapter_id),
+            priority=priority_of(asked.priority),
             stream=stream,
         )
 
