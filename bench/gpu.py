@@ -64,7 +64,7 @@ TARGETS = {
     ("full", "prefill of 8192"): 205.0,
     ("full", "ready, from the start of the process"): 10.0,
     ("gptq", "decode, batch 1"): 1000 / 510,
-    **{("idle", f"idle, batch {batch}"): 1.0 for batch in (1, 8, 32, 128, 256)},
+    **{("idle", f"idle between steps, batch {batch}"): 1.0 for batch in (1, 8, 32, 128, 256)},
 }
 PEER_RATIO = 2.3
 H200 = 3.35 / 4.8

@@ -169,9 +169,11 @@ def idle(bench: Bench) -> Iterator[Result]:
             for event in profile.events()
             if event.device_type == torch.autograd.DeviceType.CUDA
         )
-        share, longest = _gaps(spans)
-        yield {"what": f"idle, batch {batch}", "value": 100 * share, "unit": "%"}
-        yield {"what": f"longest gap, batch {batch}", "value": longest, "unit": "us"}
+        length = spans[-1][1] - spans[0][0]
+        between = [_waited(spans[first:last]) for first, last in _borders(spans)]
+        yield {"what": f"idle between steps, batch {batch}", "value": 100 * sum(between) / length, "unit": "%"}
+        yield {"what": f"longest of these, batch {batch}", "value": max(between), "unit": "us"}
+        yield {"what": f"idle also between kernels, batch {batch}", "value": 100 * _waited(spans) / length, "unit": "%"}
         took: dict[str, float] = defaultdict(float)
         for start, end, name in spans:
             took[name] += end - start
@@ -179,13 +181,30 @@ def idle(bench: Bench) -> Iterator[Result]:
             yield {"what": f"batch {batch}: {name[:60]}", "value": duration / 10 / 1e3, "unit": "ms/step"}
 
 
-def _gaps(spans: list[tuple[float, float, str]]) -> tuple[float, float]:
-    """Share of the time from the first start to the last end in which nothing ran, and the longest such time."""
-    gaps, busy_until = [0.0], spans[0][0]
+Span = tuple[float, float, str]
+"""Of a kernel or copy on the device: start and end in microseconds, and its name."""
+
+
+def _borders(spans: list[Span]) -> list[tuple[int, int]]:
+    """Where one step goes over into the next: from its last kernel, before the copy of what it chose, to the third
+    after the copy of what the next one needs, by when its graph runs."""
+    borders, first = [], -1
+    for index, (_, _, name) in enumerate(spans):
+        if "DtoH" in name and first < 0:
+            first = max(index - 1, 0)
+        elif "HtoD" in name and first >= 0:
+            borders.append((first, min(index + 4, len(spans))))
+            first = -1
+    return borders
+
+
+def _waited(spans: list[Span]) -> float:
+    """Microseconds in which nothing ran."""
+    waited, busy_until = 0.0, spans[0][0]
     for start, end, _ in spans:
-        gaps.append(max(start - busy_until, 0.0))
+        waited += max(start - busy_until, 0.0)
         busy_until = max(busy_until, end)
-    return sum(gaps) / (busy_until - spans[0][0]), max(gaps)
+    return waited
 
 
 def kernels(bench: Bench, method: str | None) -> Iterator[Result]:

@@ -34,3 +34,13 @@ def test_its_parts_measure_what_they_say(args: argparse.Namespace) -> None:
 def test_a_part_that_outlasts_its_limit_says_so(args: argparse.Namespace) -> None:
     (result,) = gpu.measure("full", args, [], seconds=0.01)
     assert (result["part"], result["error"]) == ("full", "it took more than 0 s")
+
+
+def test_idle_time_between_steps_is_told_from_that_between_kernels() -> None:
+    step = ["Memcpy HtoD", "table", "kernel", "kernel", "kernel", "kernel", "sampler", "Memcpy DtoH"]
+    spans = [(10.0 * index, 10.0 * index + 8, name) for index, name in enumerate(step * 3)]
+    borders = gpu.gpu_parts._borders(spans)
+    assert [[name for _, _, name in spans[first:last]] for first, last in borders] == [
+        ["sampler", "Memcpy DtoH", "Memcpy HtoD", "table", "kernel", "kernel"]
+    ] * 2
+    assert [gpu.gpu_parts._waited(spans[first:last]) for first, last in borders] == [10.0, 10.0]

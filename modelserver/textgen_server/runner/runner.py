@@ -197,6 +197,8 @@ class Runner:
             return [Pass(plan, failed=True)]
         _log.warning("no memory for a step of %d requests; trying it in halves", len(plan.items))
         first, second = plan.halves()
+        # The second half follows the same plan as the first, whose choices may take the place of that plan's.
+        self._previous = self._previous.clone()
         return [*(part.kept() for part in self._try(first)), *self._try(second)]
 
     def _run(self, plan: StepPlan, caches: list[LayerCache]) -> Pass:
