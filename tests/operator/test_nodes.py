@@ -5,9 +5,10 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from foreign_definitions import assert_fits
 from operator_rendered import manifests, statefulset
-from operator_samples import custom_resource, service
+from operator_samples import EXAMPLES, custom_resource, service
 from pydantic import ValidationError
 
 from textgen_operator.diagnosis import Evidence
@@ -18,6 +19,7 @@ from textgen_operator.status import Intent, Observed, status_of
 from textgen_operator.workloads import workload_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 TWO: dict[str, Any] = {"nodes": 2, "gpu": {"count": 8}}
 EVERYTHING: dict[str, Any] = TWO | {
     "gpu": {"count": 8, "products": ["H100"], "runtimeClassName": "nvidia"},
@@ -50,7 +52,10 @@ def server(template: Manifest) -> Manifest:
 # --- what is rendered -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", [TWO, EVERYTHING, {"gpu": {"claimTemplateName": "gpus"}}], ids=len)
+EXAMPLE = yaml.safe_load(next(file for file in EXAMPLES if file.stem == "two-nodes").read_text())["spec"]
+
+
+@pytest.mark.parametrize("spec", [TWO, EVERYTHING, EXAMPLE, {"gpu": {"claimTemplateName": "gpus"}}], ids=len)
 def test_it_fits_the_definition_of_leaderworkersets_and_there_is_no_statefulset(spec: dict[str, Any]) -> None:
     found = manifests(**TWO | spec)
     assert_fits(found["LeaderWorkerSet chat"], "leaderworkersets")
@@ -80,11 +85,13 @@ def test_followers_differ_in_their_label_and_are_not_restarted_because_they_wait
     leader, follower = templates(tls={"secretName": "certificate"})
     assert leader["metadata"]["labels"].items() >= selector(service().metadata).items()
     assert follower["metadata"]["labels"]["app.kubernetes.io/component"] == "follower"
-    for probe in ("startupProbe", "livenessProbe"):
-        assert "httpGet" not in server(follower)[probe]
-        assert server(follower)[probe]["tcpSocket"] == {"port": "http"}
-        assert server(leader)[probe]["httpGet"]["path"] == "/health"
-    assert server(follower)["readinessProbe"] == server(leader)["readinessProbe"]
+    paths = {probe: [server(pod)[probe]["httpGet"]["path"] for pod in (leader, follower)] for probe in PROBES}
+    assert paths == {
+        "startupProbe": ["/health", "/v2/health/live"],
+        "livenessProbe": ["/v2/health/live"] * 2,
+        "readinessProbe": ["/health"] * 2,
+    }
+    assert server(statefulset()["spec"]["template"])["livenessProbe"]["httpGet"]["path"] == "/health"
     assert follower["spec"]["terminationGracePeriodSeconds"] == leader["spec"]["terminationGracePeriodSeconds"]
 
 

@@ -98,7 +98,7 @@ class Follower:
         self._secret = secret
 
     def app(self) -> Starlette:
-        """What answers /health."""
+        """What answers probes."""
 
         async def health(request: Request) -> Response:
             if self.ready:
@@ -106,7 +106,10 @@ class Follower:
             error = EngineUnavailable("the model's nodes are not all ready")
             return JSONResponse({"error": error.message, "error_type": error.error_type}, error.http_status)
 
-        return Starlette(routes=[Route("/health", health)])
+        async def live(request: Request) -> Response:
+            return JSONResponse({"live": True})
+
+        return Starlette(routes=[Route("/health", health), Route("/v2/health/live", live)])
 
     async def run(self) -> None:
         """Obey one leader after another. Raises StartupError when one of them refuses this node."""

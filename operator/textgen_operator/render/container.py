@@ -16,6 +16,7 @@ KSERVE_CONTAINER_NAME = "kserve-container"
 
 GPU_CLAIM = "gpu"
 HEALTH_PATH = "/health"
+LIVE_PATH = "/v2/health/live"
 LOG_FORMAT = env_of("json_output")
 
 _STARTUP_PERIOD = 10

@@ -4,7 +4,7 @@ leads. render/leader_worker_set.py makes the object that carries them."""
 import copy
 
 from textgen_operator.kinds import Manifest
-from textgen_operator.render.container import server_of
+from textgen_operator.render.container import HEALTH_PATH, LIVE_PATH, server_of
 from textgen_operator.render.metadata import COMPONENT, FOLLOWER
 from textgen_operator.resource import ObjectMeta
 from textgen_server.settings import env_of
@@ -30,20 +30,27 @@ def leader(template: Manifest, service: ObjectMeta) -> Manifest:
         {"name": _NODE_SECRET, "valueFrom": {"secretKeyRef": secret}},
     ]
     led = copy.deepcopy(template)
-    server_of(led["spec"]["containers"])["env"] += variables
+    server = server_of(led["spec"]["containers"])
+    server["env"] += variables
+    # Where a pod of the group is away, the others may have to wait long for it to come back.
+    _ask_whether_it_lives(server, "livenessProbe")
     return led
 
 
 def follower(led: Manifest) -> Manifest:
     """The template of the pods that follow, of the leader's.
 
-    They get no requests, so no Service may select them, and that they wait for their leader is no reason to restart
-    them: only whether they can be connected to decides on that.
+    They get no requests, so no Service may select them. Their port is open before their leader is ready, and that they
+    wait for it is no reason to restart them.
     """
     template = copy.deepcopy(led)
     template["metadata"]["labels"][COMPONENT] = FOLLOWER
-    server = server_of(template["spec"]["containers"])
-    for probe in ("startupProbe", "livenessProbe"):
-        if check := server.get(probe, {}).pop("httpGet", None):
-            server[probe]["tcpSocket"] = {"port": check["port"]}
+    _ask_whether_it_lives(server_of(template["spec"]["containers"]), "startupProbe")
     return template
+
+
+def _ask_whether_it_lives(server: Manifest, probe: str) -> None:
+    """Have a probe ask for the process alone, and not whether all nodes are ready; one of the user's stays."""
+    check = server.get(probe, {}).get("httpGet", {})
+    if check.get("path") == HEALTH_PATH:
+        server[probe] = server[probe] | {"httpGet": check | {"path": LIVE_PATH}}
