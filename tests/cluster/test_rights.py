@@ -24,12 +24,13 @@ owner, also of an object that was there before. They are no requests of their ow
 
 USED_ELSEWHERE = {
     ("", "pods", "delete"),
+    ("", "secrets", "create"),
     ("", "persistentvolumeclaims", "list"),
     ("", "persistentvolumeclaims", "patch"),
     ("", "persistentvolumeclaims", "delete"),
     *((rule_kind.group, rule_kind.plural, verb) for rule_kind in PRUNED for verb in EVERY_VERB),
 }
-"""Rights for rollouts, and for objects that only some services have: of tests in other files."""
+"""Rights for rollouts, several nodes, and objects that only some services have: of tests in other files."""
 
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 
