@@ -317,7 +317,7 @@ ATTENTION_BACKENDS: Mapping[str, AttentionBackend] = {
     ),
     "native": AttentionBackend(
         "textgen_server.attention.native:NativeAttention",
-        "our C++ kernels for the CPU, over blocks where they lie, in float32",
+        "our C++ kernels for the CPU, over blocks where they lie, in float32; the KV cache may be in bfloat16",
         devices=("cpu",),
     ),
     "cpu": AttentionBackend(

@@ -21,7 +21,7 @@ class AttentionCall(ctypes.Structure):
         *((name, c_void_p) for name in ("starts", "contexts", "tables", "slots", "first_keys", "slopes", "bias")),
         *((name, c_int64) for name in ("tokens", "sequences", "table_width")),
         *((name, c_int64) for name in ("heads", "kv_heads", "head_dim", "block_size", "padded_block")),
-        *((name, c_int64) for name in ("bias_distances", "window")),
+        *((name, c_int64) for name in ("bias_distances", "window", "pool_bytes")),
         ("scale", c_float),
         ("softcap", c_float),
     )
@@ -29,11 +29,12 @@ class AttentionCall(ctypes.Structure):
 
 class NativeAttention(Attention):
     """The pools are [num_blocks, kv_heads, padded tokens, head_dim], the tokens of a block padded to whole vectors; the
-    key pool has its features before its tokens."""
+    key pool has its features before its tokens. In bfloat16 they take half the room; arithmetic stays in float32."""
 
     preferred_block_size = 32
     block_size_multiple = 1
     dtypes = frozenset({torch.float32})
+    cache_dtypes = frozenset({torch.bfloat16})
     relative = True
 
     def __init__(self, spec: AttentionSpec) -> None:
@@ -75,6 +76,7 @@ class NativeAttention(Attention):
                 head_dim=self.spec.head_dim,
                 block_size=block_size,
                 padded_block=k_cache.shape[2],
+                pool_bytes=k_cache.itemsize,
             )
         )
 
@@ -109,6 +111,7 @@ class NativeAttention(Attention):
         """All but what is attended with; the same one for all layers of a kind in a step."""
         call = batch.plan(_call, self.spec)
         call.key_pool, call.value_pool, call.padded_block = k_cache.data_ptr(), v_cache.data_ptr(), k_cache.shape[2]
+        call.pool_bytes = k_cache.itemsize
         call.slopes, call.bias = (
             None if numbers is None else numbers.data_ptr() for numbers in (self._slopes, self._bias)
         )

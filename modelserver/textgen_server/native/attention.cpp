@@ -6,7 +6,6 @@
 // first: what a query gets depends on its own sequence alone.
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "kernels.h"
@@ -22,6 +21,8 @@ struct Piece {
     long sequence, kv_head, first_token, tokens, first_head, heads;
 };
 
+// `Number` is what the pools hold.
+template <typename Number>
 struct Attend {
     const Step &step;
     const Piece &piece;
@@ -54,13 +55,15 @@ struct Attend {
         std::fill(sums, sums + ROWS * dim, 0.0f);
         const long end = position(ROWS - 1) + 1;
         const long first = seen_from(0);
+        const Number *keys = static_cast<const Number *>(step.key_pool);
+        const Number *values = static_cast<const Number *>(step.value_pool);
         const int32_t *table = step.tables + piece.sequence * step.table_width;
         for (long block = first / step.block_size; block * step.block_size < end; ++block) {
             const long offset = (table[block] * step.kv_heads + piece.kv_head) * cell;
-            scores<ROWS>(query, step.key_pool + offset, weights);
+            scores<ROWS>(query, keys + offset, weights);
             bend<ROWS>(weights, block * step.block_size);
             for (int r = 0; r < ROWS; ++r) soften(weights + r * width, sums + r * dim, highest[r], total[r]);
-            weigh<ROWS>(weights, step.value_pool + offset, sums);
+            weigh<ROWS>(weights, values + offset, sums);
         }
         for (int r = 0; r < ROWS; ++r) {
             float *to = step.out + (token(r) * step.heads + head(r)) * dim;
@@ -70,7 +73,7 @@ struct Attend {
 
     // weights = query keys
     template <int ROWS>
-    void scores(const float *query, const float *keys, float *weights) const {
+    void scores(const float *query, const Number *keys, float *weights) const {
         const long width = step.padded_block;
         long column = 0;
         for (; column + TILE_COLUMNS <= width; column += TILE_COLUMNS)
@@ -81,7 +84,7 @@ struct Attend {
 
     // sums += weights values
     template <int ROWS>
-    void weigh(const float *weights, const float *values, float *sums) const {
+    void weigh(const float *weights, const Number *values, float *sums) const {
         const long width = step.padded_block, dim = step.head_dim;
         long column = 0;
         for (; column + TILE_COLUMNS <= dim; column += TILE_COLUMNS)
@@ -91,7 +94,7 @@ struct Attend {
     }
 
     template <int ROWS, int VECTORS>
-    static void product(const float *a, long a_stride, const float *b, long b_stride, long depth, float *out,
+    static void product(const float *a, long a_stride, const Number *b, long b_stride, long depth, float *out,
                         long out_stride, bool add) {
         Vec sums[ROWS][VECTORS] = {};
         if (add)
@@ -154,6 +157,7 @@ struct Attend {
     static constexpr float HIDDEN = -std::numeric_limits<float>::infinity();
 };
 
+template <typename Number>
 void write(const Step &step, long token) {
     const long block = step.slots[token] / step.block_size, offset = step.slots[token] % step.block_size;
     const long cell = step.padded_block * step.head_dim;
@@ -161,9 +165,10 @@ void write(const Step &step, long token) {
         const float *key = step.keys + token * step.key_stride + head * step.head_dim;
         const float *value = step.values + token * step.value_stride + head * step.head_dim;
         const long start = (block * step.kv_heads + head) * cell;
-        float *to = step.key_pool + start + offset;
-        for (long i = 0; i < step.head_dim; ++i) to[i * step.padded_block] = key[i];
-        std::memcpy(step.value_pool + start + offset * step.head_dim, value, step.head_dim * sizeof(float));
+        Number *keys = static_cast<Number *>(step.key_pool) + start + offset;
+        Number *values = static_cast<Number *>(step.value_pool) + start + offset * step.head_dim;
+        for (long i = 0; i < step.head_dim; ++i) round_to(keys[i * step.padded_block], key[i]);
+        for (long i = 0; i < step.head_dim; ++i) round_to(values[i], value[i]);
     }
 }
 
@@ -182,20 +187,28 @@ std::vector<Piece> pieces_of(const Step &step) {
     return pieces;
 }
 
+template <typename Number>
 void write_all(const Step &step) {
     const long together = std::max<long>(1, 4096 / (step.kv_heads * step.head_dim));
     team().share((step.tokens + together - 1) / together, [&](long piece) {
-        for (long t = piece * together; t < std::min(step.tokens, (piece + 1) * together); ++t) write(step, t);
+        for (long t = piece * together; t < std::min(step.tokens, (piece + 1) * together); ++t) write<Number>(step, t);
     });
 }
 
+template <typename Number>
 void attend_all(const Step &step) {
     const std::vector<Piece> pieces = pieces_of(step);
     team().share(static_cast<long>(pieces.size()), [&](long number) {
         const Piece &piece = pieces[number];
         with_rows(static_cast<int>(piece.tokens * piece.heads),
-                  [&]<int ROWS>() { Attend{step, piece}.template rows<ROWS>(); });
+                  [&]<int ROWS>() { Attend<Number>{step, piece}.template rows<ROWS>(); });
     });
+}
+
+template <typename Number>
+void run(const Step &step) {
+    if (step.keys) write_all<Number>(step);
+    if (step.queries) attend_all<Number>(step);
 }
 
 }  // namespace
@@ -206,8 +219,6 @@ extern "C" {
 long textgen_lanes() { return LANES; }
 
 void textgen_attention(const TextgenAttention *call) {
-    const Step &step = *call;
-    if (step.keys) write_all(step);
-    if (step.queries) attend_all(step);
+    call->pool_bytes == 2 ? run<uint16_t>(*call) : run<float>(*call);
 }
 }

@@ -27,7 +27,7 @@ struct TextgenAttention {
     const float *queries, *keys, *values;  // [T, heads or kv_heads, head_dim], rows these many floats apart:
     int64_t query_stride, key_stride, value_stride;
     float *out;                      // [T, heads, head_dim]
-    float *key_pool, *value_pool;    // [blocks, kv_heads, cells of padded_block * head_dim]
+    void *key_pool, *value_pool;     // [blocks, kv_heads, cells of padded_block * head_dim]
     const int32_t *starts, *contexts, *tables;  // [B + 1], [B], [B, table_width]
     const int64_t *slots;            // [T]
     const int32_t *first_keys;       // [B], no key before it is seen, or null
@@ -37,6 +37,7 @@ struct TextgenAttention {
     int64_t heads, kv_heads, head_dim, block_size, padded_block;
     int64_t bias_distances;
     int64_t window;                  // 0 for none
+    int64_t pool_bytes;              // of a number in the pools: 4 for float32, 2 for bfloat16
     float scale, softcap;            // softcap 0 for none
 };
 void textgen_attention(const TextgenAttention *call);

@@ -33,6 +33,7 @@ void textgen_self_attention(const TextgenLinear *qkv, const TextgenLinear *outpu
     call->out = scratch(attended, rows * queries);
     call->tokens = rows;
     textgen_attention(call);
+    call->keys = call->values = nullptr;  // the call may go on to a layer that only attends
     textgen_linear(output, call->out, queries, out, rows);
 }
 

@@ -44,6 +44,8 @@ _SIGNATURES = {
     "textgen_linear": (None, [c_void_p, c_void_p, c_long, c_void_p, c_long]),
     "textgen_rms_norm": (None, [c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_long, c_long]),
     "textgen_silu_and_multiply": (None, [c_void_p, c_void_p, c_long, c_long, c_long]),
+    "textgen_argmax": (None, [c_void_p, c_void_p, c_long, c_long]),
+    "textgen_log_sum_exp": (None, [c_void_p, c_void_p, c_long, c_long]),
     "textgen_rotate": (None, [c_void_p, c_long, c_void_p, c_void_p, c_long, c_long, c_long, c_long]),
     "textgen_attention": (None, [c_void_p]),
     "textgen_self_attention": (

@@ -140,6 +140,20 @@ def gated_mlp(gate_up: PackedLinear, down: PackedLinear, x: Tensor) -> Tensor:
     return out
 
 
+def argmax(x: Tensor) -> Tensor:
+    """x.argmax(-1) [N] of x [N, width]."""
+    x, places = x.contiguous(), torch.empty(len(x), dtype=torch.int64)
+    _kernels().textgen_argmax(x.data_ptr(), places.data_ptr(), len(x), x.shape[1])
+    return places
+
+
+def log_sum_exp(x: Tensor) -> Tensor:
+    """x.logsumexp(-1) [N] of x [N, width]."""
+    x, sums = x.contiguous(), torch.empty(len(x), dtype=torch.float32)
+    _kernels().textgen_log_sum_exp(x.data_ptr(), sums.data_ptr(), len(x), x.shape[1])
+    return sums
+
+
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Turn x [T, heads, head_dim] in place, as layers.rotary.rotate does; rows of x may lie apart.
 

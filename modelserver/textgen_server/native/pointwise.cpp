@@ -61,6 +61,58 @@ void textgen_silu_and_multiply(const float *x, float *out, long out_stride, long
     });
 }
 
+// Of each row of x [rows, width]: the place of the largest number, the first of several.
+void textgen_argmax(const float *x, int64_t *places, long rows, long width) {
+    share_rows(rows, width, [=](long row) {
+        const float *from = x + row * width;
+        Vec most = splat(-std::numeric_limits<float>::infinity());
+        Ints steps = {};
+        long i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            const Vec values = load(from + i);
+            const Ints more = values > most;
+            most = more ? values : most;
+            steps = more ? Ints{} + static_cast<int32_t>(i) : steps;
+        }
+        const float highest = largest(most);
+        long place = width;
+        for (int lane = 0; lane < LANES; ++lane)
+            if (most[lane] == highest) place = std::min<long>(place, steps[lane] + lane);
+        float found = highest;
+        for (; i < width; ++i)
+            if (from[i] > found) found = from[i], place = i;
+        places[row] = place < width ? place : 0;
+    });
+}
+
+// log(sum(e^x)) of each row of x [rows, width]
+void textgen_log_sum_exp(const float *x, float *out, long rows, long width) {
+    share_rows(rows, width, [=](long row) {
+        const float *from = x + row * width;
+        const long whole = width / LANES * LANES;
+        Vec most = splat(-std::numeric_limits<float>::infinity());
+        for (long i = 0; i < whole; i += LANES) {
+            const Vec values = load(from + i);
+            most = values > most ? values : most;
+        }
+        float highest = largest(most);
+        for (long i = whole; i < width; ++i) highest = std::max(highest, from[i]);
+        if (std::isinf(highest)) {
+            out[row] = highest;
+            return;
+        }
+        // In blocks: a sum of 100,000 small numbers in one float32 a lane would lose some of them.
+        double total = 0;
+        for (long start = 0; start < whole; start += 256 * LANES) {
+            Vec sums = {};
+            for (long i = start; i < std::min(whole, start + 256 * LANES); i += LANES) sums += exp(load(from + i) - highest);
+            total += sum(sums);
+        }
+        for (long i = whole; i < width; ++i) total += std::exp(from[i] - highest);
+        out[row] = highest + static_cast<float>(std::log(total));
+    });
+}
+
 // In place: each pair (x[i], x[i + dim / 2]) of `heads` heads turns by its row's angle; x's rows are `x_stride` apart,
 // heads `head_dim`, and cos and sin are [rows, dim].
 void textgen_rotate(float *x, long x_stride, const float *cos, const float *sin, long rows, long heads, long head_dim,

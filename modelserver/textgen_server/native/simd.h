@@ -31,6 +31,25 @@ inline Vec load(const int8_t *from) {
 #endif
 }
 
+// A number of bfloat16 is the upper half of one of float32.
+inline Vec load(const uint16_t *from) {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+#else
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(from));
+    return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16);
+#endif
+}
+
+// To the nearest, and of two the even one.
+inline void round_to(uint16_t &to, float value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    to = value == value ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
+}
+inline void round_to(float &to, float value) { to = value; }
+
 inline void store(float *to, Vec value) { *reinterpret_cast<Unaligned *>(to) = value; }
 inline Vec splat(float value) { return Vec{} + value; }
 

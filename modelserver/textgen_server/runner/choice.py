@@ -9,6 +9,8 @@ point of a cumulative distribution at one random number would fall beside anothe
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,85 @@ from torch import Tensor
 
 from textgen_server.engine.plan import Sample
 from textgen_server.hashing import mix32
+from textgen_server.layers import fused
+from textgen_server.native import ops
 
 NUMBERS_AT_ONCE = 1 << 22
 """Random numbers are made for so many places at a time: 34 MB of 64 bits each."""
 
 Seeds = np.ndarray[Any, np.dtype[np.int64]]
+
+
+PLACES = 4096
+"""Logits that a kernel looks at at once."""
+
+
+class Choice(Enum):
+    """The most that any row of a step asks for."""
+
+    LIKELIEST = auto()
+    DRAWN = auto()
+    """By a temperature."""
+    FILTERED = auto()
+    """By temperature, top-k and top-p."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How each of N rows is chosen: temperatures [N] float32; whether they are drawn, and report log-probabilities of
+    logits as they came, [N] uint8; seeds [N] int64 of `seeds_of`; top_ks [N] int32, 0 for all, and top_ps [N] float32."""
+
+    temperatures: Tensor
+    drawn: Tensor
+    raw: Tensor
+    seeds: Tensor
+    top_ks: Tensor
+    top_ps: Tensor
+
+
+def choices_for(logits: Tensor) -> tuple[Choice, ...]:
+    """What `choose` can do with logits like these."""
+    return tuple(Choice) if fused.fit(logits) else (Choice.LIKELIEST, Choice.DRAWN)
+
+
+def choose(logits: Tensor, choice: Choice, wishes: Wishes, tokens: Tensor, logprobs: Tensor) -> None:
+    """Write a token for each row of `logits` [N, vocab] into `tokens` [N] int64, and its log-probability into `logprobs`
+    [N] float32. Of `wishes` only those count that are `choice`'s."""
+    if fused.fit(logits):
+        _launch(logits, choice, wishes, tokens, logprobs)
+        return
+    z = logits.float()
+    if choice is Choice.LIKELIEST:
+        chosen = z.argmax(-1)
+    else:
+        shaped = z / wishes.temperatures[:, None]
+        chosen = torch.where(wishes.drawn > 0, draw(shaped, wishes.seeds), shaped.argmax(-1))
+        z = torch.where(wishes.raw[:, None] > 0, z, shaped)
+    tokens.copy_(chosen)
+    logprobs.copy_(logprobs_of(z, chosen))
+
+
+def _launch(logits: Tensor, choice: Choice, wishes: Wishes, tokens: Tensor, logprobs: Tensor) -> None:
+    from textgen_server.runner import choice_kernels as kernels
+
+    rows, vocab = logits.shape
+    kernels.choose[(rows,)](
+        logits,
+        wishes.temperatures,
+        wishes.raw,
+        wishes.drawn,
+        wishes.seeds,
+        wishes.top_ks,
+        wishes.top_ps,
+        tokens,
+        logprobs,
+        logits.stride(0),
+        vocab,
+        DRAWS=choice is not Choice.LIKELIEST,
+        FILTERS=choice is Choice.FILTERED,
+        PLACES=PLACES,
+        num_warps=16,
+    )
 
 
 def draw(z: Tensor, seeds: Tensor) -> Tensor:
@@ -33,9 +109,14 @@ def draw(z: Tensor, seeds: Tensor) -> Tensor:
     return torch.cat([(part - exponential(mix32(seed[:, None] ^ tokens)).log()).argmax(-1) for part, seed in parts])
 
 
+def likeliest(z: Tensor) -> Tensor:
+    """The largest of each row of z [N, vocab], [N] int64."""
+    return ops.argmax(z) if ops.fit(z) else z.argmax(-1)
+
+
 def logprobs_of(z: Tensor, chosen: Tensor) -> Tensor:
     """Natural log-probabilities [N] float32 of the tokens chosen [N] int64 from logits z [N, vocab] float32."""
-    return z.gather(-1, chosen[:, None])[:, 0] - z.logsumexp(-1)
+    return z.gather(-1, chosen[:, None])[:, 0] - (ops.log_sum_exp(z) if ops.fit(z) else z.logsumexp(-1))
 
 
 def exponential(numbers: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from textgen_server.engine.plan import Masks, Sample, Scores, StepResult, Tops
-from textgen_server.runner.choice import draw, logprobs_of, seeds_of
+from textgen_server.runner.choice import draw, likeliest, logprobs_of, seeds_of
 from textgen_server.runner.shaping import NEVER, shape
 from textgen_server.runner.transfer import ToHost, to_device
 from textgen_server.watermark import PUBLIC, Watermark
@@ -88,7 +88,7 @@ def sample(
     if shaped:
         chosen = [samples[row] for row in shaped]
         final = final.index_copy(0, shaped_rows, shape(logits[shaped_rows], chosen, masks, watermark))
-    tokens = final.argmax(-1)
+    tokens = likeliest(final)
     if drawn:
         tokens = tokens.index_copy(0, drawn_rows, draw(final[drawn_rows], seeds_there))
     if raw:

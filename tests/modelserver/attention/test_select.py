@@ -67,7 +67,7 @@ def test_an_encoder_decoder_gets_a_backend_with_relative_bias(monkeypatch: pytes
 
 
 def test_a_cache_of_another_type_leads_to_a_backend_that_keeps_it() -> None:
-    assert choose(None, "cpu", torch.float32, 64, cache_dtype=torch.bfloat16) is CpuAttention
+    assert choose(None, "cpu", torch.float32, 20, cache_dtype=torch.bfloat16) is CpuAttention
     with pytest.raises(StartupError, match=r"triton keeps no KV cache in float64"):
         choose(None, "cuda", torch.float16, 64, cache_dtype=torch.float64)
 

@@ -113,6 +113,27 @@ def test_attention_equals_the_reference(kernels: ctypes.CDLL, case: Case) -> Non
     torch.testing.assert_close(paged.attended_by(NativeAttention), paged.expected(), **TOLERANCE)
 
 
+@pytest.mark.parametrize("case", named_cases()[3:6], ids=lambda case: case.name)
+def test_a_cache_in_bfloat16_holds_keys_and_values_rounded(kernels: ctypes.CDLL, case: Case) -> None:
+    paged = PagedRun(case, torch.device("cpu"), torch.float32)
+    paged.all_keys[:, 0, 0] = 1 + 2.0**-8  # as near to one as to the next
+    half = paged.attended_by(NativeAttention, cache_dtype=torch.bfloat16)
+    paged.all_keys, paged.all_values = paged.all_keys.bfloat16().float(), paged.all_values.bfloat16().float()
+    assert torch.equal(half, paged.attended_by(NativeAttention))
+
+
+@pytest.mark.parametrize("width", [1, 16, 37, 9000])
+def test_choices_equal_torchs(kernels: ctypes.CDLL, width: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(7, width) * torch.tensor([0.1, 1, 30, 1, 1, 1, 1])[:, None]
+    x[3, width // 2 :] = x[3, : width - width // 2].max() + 1  # several as large, of which the first counts
+    x[4, : width - 1] = -torch.inf
+    x[5] = -torch.inf
+    x[6] = 1e4
+    assert torch.equal(ops.argmax(x), x.argmax(-1))
+    torch.testing.assert_close(ops.log_sum_exp(x), x.logsumexp(-1), rtol=1e-6, atol=1e-6)
+
+
 def test_threads_that_ask_at_once_each_get_their_own(kernels: ctypes.CDLL) -> None:
     torch.manual_seed(0)
     layers = [ops.NativeLinear(torch.randn(512, 64), None) for _ in range(4)]
