@@ -62,6 +62,7 @@ AUTOSCALERS = Kind("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodau
 NETWORK_POLICIES = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 INGRESSES = Kind("networking.k8s.io/v1", "Ingress", "ingresses")
 SCALED_OBJECTS = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects", "KEDA")
+INTERCEPTOR_ROUTES = Kind("http.keda.sh/v1beta1", "InterceptorRoute", "interceptorroutes", "KEDA's HTTP add-on")
 POD_MONITORS = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", "the Prometheus operator")
 ROUTES = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", "the Gateway API")
 INFERENCE_POOLS = Kind(
@@ -70,16 +71,34 @@ INFERENCE_POOLS = Kind(
 LEADER_WORKER_SETS = Kind("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets", "LeaderWorkerSet (LWS)")
 INFERENCE_SERVICES = Kind("serving.kserve.io/v1beta1", "InferenceService", "inferenceservices", "KServe")
 
-OPTIONAL = (LEADER_WORKER_SETS, INFERENCE_SERVICES, SCALED_OBJECTS, POD_MONITORS, ROUTES, INFERENCE_POOLS)
+OPTIONAL = (
+    LEADER_WORKER_SETS,
+    INFERENCE_SERVICES,
+    SCALED_OBJECTS,
+    INTERCEPTOR_ROUTES,
+    POD_MONITORS,
+    ROUTES,
+    INFERENCE_POOLS,
+)
 """Kinds that a cluster may lack, and that may come and go while the operator runs."""
 
 WORKLOADS = (STATEFUL_SETS, LEADER_WORKER_SETS, INFERENCE_SERVICES)
 """Kinds that can carry the pods of a service, which has one of them."""
 
-PRUNED = (STATEFUL_SETS, CLAIMS, JOBS, DISRUPTION_BUDGETS, AUTOSCALERS, NETWORK_POLICIES, INGRESSES, *OPTIONAL)
+PRUNED = (
+    STATEFUL_SETS,
+    SERVICES,
+    CLAIMS,
+    JOBS,
+    DISRUPTION_BUDGETS,
+    AUTOSCALERS,
+    NETWORK_POLICIES,
+    INGRESSES,
+    *OPTIONAL,
+)
 """What a service may have at one time and not at another: when nothing asks for it any more, it is deleted."""
 
-OWNED = (SERVICES, *PRUNED)
+OWNED = PRUNED
 """What is rendered and applied."""
 
 RIVALS = {

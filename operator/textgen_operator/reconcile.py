@@ -25,6 +25,7 @@ from textgen_operator.kinds import (
     LEADER_WORKER_SETS,
     OPTIONAL,
     PRUNED,
+    ROUTES,
     SCALED_OBJECTS,
     SERVICES_OF_OURS,
     STATEFUL_SETS,
@@ -227,8 +228,11 @@ class Reconciler:
             _live(children, *WORKLOADS) or await self._present(meta),
             shards=service.spec.ranks,
             obstacle=obstacle,
-            intent=Intent(service, url(service), tuple(overrides(service, self._defaults)), absent),
+            intent=Intent(
+                service, url(service), tuple(overrides(service, self._defaults)), absent, self._holdings.served
+            ),
             scaler=_live(children, AUTOSCALERS, SCALED_OBJECTS),
+            route=_live(children, ROUTES),
             changes=[child.change for child in children],
             course=course,
         )

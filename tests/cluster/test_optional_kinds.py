@@ -3,14 +3,17 @@
 from cluster.definitions import served
 from cluster.kube import Kube, Namespace, eventually
 from cluster.operator_process import Operator
+from foreign_definitions import definition
 
 from textgen_operator.kinds import (
     AUTOSCALERS,
     DISRUPTION_BUDGETS,
     INGRESSES,
+    INTERCEPTOR_ROUTES,
     NETWORK_POLICIES,
     POD_MONITORS,
     SCALED_OBJECTS,
+    SERVICES,
     SERVICES_OF_OURS,
     STATEFUL_SETS,
 )
@@ -85,3 +88,21 @@ def test_one_scaler_gives_way_to_the_other(operator: Operator, kube: Kube, names
         namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"autoscaling": {"engine": "HPA", "prometheus": None}}})
         eventually(lambda: namespace.get(AUTOSCALERS, "chat"))
         assert not namespace.exists(SCALED_OBJECTS, "chat")
+
+
+def test_where_requests_can_be_held_they_are_and_what_that_takes_goes_again(
+    operator: Operator, kube: Kube, namespace: Namespace
+) -> None:
+    def gone() -> None:
+        assert not namespace.exists(INTERCEPTOR_ROUTES, "chat")
+        assert not namespace.exists(SERVICES, "chat-interceptor")
+
+    prometheus = {"address": "http://prometheus"}
+    scaling = {"engine": "KEDA", "minReplicas": 0, "maxReplicas": 1, "prometheus": prometheus}
+    with served(kube, INTERCEPTOR_ROUTES, definition("interceptorroutes")):
+        namespace.serve("chat", autoscaling=scaling, network={"ingress": {"hostname": "chat.example.com"}})
+        eventually(lambda: namespace.get(INTERCEPTOR_ROUTES, "chat"))
+        eventually(lambda: namespace.get(SERVICES, "chat-interceptor"))
+        namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"autoscaling": {"minReplicas": 1}}})
+        eventually(gone)
+        assert namespace.exists(SERVICES, "chat")

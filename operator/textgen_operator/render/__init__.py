@@ -7,7 +7,17 @@ and a line in `render`.
 from collections.abc import Set
 
 from textgen_operator.kinds import Kind, Manifest
-from textgen_operator.render import cache, disruption, download, monitor, policy, routes, scaling, workload
+from textgen_operator.render import (
+    cache,
+    disruption,
+    download,
+    interception,
+    monitor,
+    policy,
+    routes,
+    scaling,
+    workload,
+)
 from textgen_operator.render import service as services
 from textgen_operator.render.defaults import Defaults
 from textgen_operator.resource import TextGenerationService
@@ -31,12 +41,13 @@ def render(service: TextGenerationService, defaults: Defaults, served: Set[Kind]
     return [
         services.render_headless(service),
         services.render(service),
-        *policy.render(service),
+        *policy.render(service, served),
         *cache.shared_claim(service),
         *download.render(service, pod_spec(pods)),
         pods,
         *disruption.render(service),
-        *scaling.render(service),
-        *routes.render(service),
+        *interception.render(service, served),
+        *scaling.render(service, served),
+        *routes.render(service, served),
         *monitor.render(service, served),
     ]

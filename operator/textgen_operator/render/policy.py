@@ -1,8 +1,10 @@
 """The NetworkPolicy: who may reach the pods, and whom they may reach."""
 
 import re
+from collections.abc import Set
 
-from textgen_operator.kinds import NETWORK_POLICIES, Manifest
+from textgen_operator.kinds import NETWORK_POLICIES, Kind, Manifest
+from textgen_operator.render import interception
 from textgen_operator.render.metadata import object_meta, selector, selector_of_all
 from textgen_operator.render.service import PORT_NAME
 from textgen_operator.resource import Spec, TextGenerationService
@@ -13,7 +15,7 @@ _USUAL_PORTS = {"http": 80, "https": _HTTPS}
 _ADDRESS = re.compile(r"(https?)://(?:\[.*?\]|[^/:]*)(?::([0-9]+))?")
 
 
-def render(service: TextGenerationService) -> list[Manifest]:
+def render(service: TextGenerationService, served: Set[Kind] = frozenset()) -> list[Manifest]:
     """None, unless asked for."""
     policy, several = service.spec.network.policy, service.spec.nodes > 1
     if not policy.enabled:
@@ -30,7 +32,7 @@ def render(service: TextGenerationService) -> list[Manifest]:
                 "ingress": [
                     {
                         # An empty selector is every pod of the namespace.
-                        "from": policy.from_ or [{"podSelector": {}}],
+                        "from": [*(policy.from_ or [{"podSelector": {}}]), *interception.visitors(service, served)],
                         "ports": [{"port": PORT_NAME, "protocol": "TCP"}],
                     },
                     # Tensors travel by ports that the system chooses.

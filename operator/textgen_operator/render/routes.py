@@ -1,24 +1,26 @@
 """Ways into the cluster: an HTTPRoute, an Ingress, and a pool for gateways that choose a pod by its load."""
 
+from collections.abc import Set
 from typing import Any
 
 from textgen_operator.kinds import INFERENCE_POOLS, INGRESSES, ROUTES, Kind, Manifest
+from textgen_operator.render import interception
 from textgen_operator.render.metadata import object_meta, selector
 from textgen_operator.render.service import PORT_NAME, SERVER_PORT, client_port
 from textgen_operator.resource import TextGenerationService
 from textgen_operator.resource.network import InferencePool, Ingress, Route
 
 
-def render(service: TextGenerationService) -> list[Manifest]:
+def render(service: TextGenerationService, served: Set[Kind] = frozenset()) -> list[Manifest]:
     """Those that the spec asks for."""
     network = service.spec.network
     found = []
     if network.inference_pool is not None:
         found.append(_pool(service, network.inference_pool))
     if network.route is not None:
-        found.append(_route(service, network.route))
+        found.append(_route(service, network.route, served))
     if network.ingress is not None:
-        found.append(_ingress(service, network.ingress))
+        found.append(_ingress(service, network.ingress, served))
     return found
 
 
@@ -27,10 +29,10 @@ def _object(kind: Kind, service: TextGenerationService, spec: dict[str, Any], no
     return {"apiVersion": kind.api_version, "kind": kind.name, "metadata": meta, "spec": spec}
 
 
-def _route(service: TextGenerationService, route: Route) -> Manifest:
+def _route(service: TextGenerationService, route: Route, served: Set[Kind]) -> Manifest:
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-        "backendRefs": [_backend(service)],
+        "backendRefs": [interception.route_backend(service, served) or _backend(service)],
         # An answer may take as long as it takes: 0 is no limit.
         "timeouts": {"request": "0s", "backendRequest": "0s"},
     }
@@ -51,8 +53,9 @@ def _backend(service: TextGenerationService) -> Manifest:
     return {"name": name, "port": client_port(service.spec)}
 
 
-def _ingress(service: TextGenerationService, ingress: Ingress) -> Manifest:
-    backend = {"service": {"name": service.metadata.name, "port": {"name": PORT_NAME}}}
+def _ingress(service: TextGenerationService, ingress: Ingress, served: Set[Kind]) -> Manifest:
+    ours = {"name": service.metadata.name, "port": {"name": PORT_NAME}}
+    backend = {"service": interception.ingress_backend(service, served) or ours}
     rule: dict[str, Any] = {"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
     hosts = [ingress.hostname] if ingress.hostname else []
     spec: dict[str, Any] = {"rules": [rule | ({"host": ingress.hostname} if hosts else {})]}

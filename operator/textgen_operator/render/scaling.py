@@ -3,9 +3,10 @@
 It writes spec.replicas, as `kubectl scale` does, and the operator alone writes the StatefulSet's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
-from textgen_operator.kinds import AUTOSCALERS, SCALED_OBJECTS, Manifest
+from textgen_operator.kinds import AUTOSCALERS, SCALED_OBJECTS, Kind, Manifest
+from textgen_operator.render import interception
 from textgen_operator.render.metadata import object_meta
 from textgen_operator.resource import API_VERSION, KIND, TextGenerationService
 from textgen_operator.resource.scaling import Autoscaling
@@ -15,16 +16,13 @@ RUNNING_METRIC = "tgi_batch_current_size"
 DEFAULT_QUEUED = 4
 """Requests that wait at a replica, where the spec says no target."""
 
-_NEVER_MORE_REPLICAS = 1_000_000
-"""Requests that no replica runs at once."""
 
-
-def render(service: TextGenerationService) -> list[Manifest]:
+def render(service: TextGenerationService, served: Set[Kind] = frozenset()) -> list[Manifest]:
     """The scaler that the spec asks for; none while the service is suspended."""
     scaling = service.spec.autoscaling
     if scaling is None or service.spec.suspend:
         return []
-    return [_autoscaler(service, scaling) if scaling.engine == "HPA" else _scaled_object(service, scaling)]
+    return [_autoscaler(service, scaling) if scaling.engine == "HPA" else _scaled_object(service, scaling, served)]
 
 
 def _targets(scaling: Autoscaling) -> Iterator[tuple[str, int]]:
@@ -36,7 +34,7 @@ def _targets(scaling: Autoscaling) -> Iterator[tuple[str, int]]:
         yield RUNNING_METRIC, running
     elif scaling.min_replicas == 0:
         # Else a replica that keeps up with its requests, so that none waits, would count as idle.
-        yield RUNNING_METRIC, _NEVER_MORE_REPLICAS
+        yield RUNNING_METRIC, interception.NEVER_MORE_REPLICAS
 
 
 def _behavior(scaling: Autoscaling) -> Manifest:
@@ -69,7 +67,8 @@ def _autoscaler(service: TextGenerationService, scaling: Autoscaling) -> Manifes
     }
 
 
-def _scaled_object(service: TextGenerationService, scaling: Autoscaling) -> Manifest:
+def _scaled_object(service: TextGenerationService, scaling: Autoscaling, served: Set[Kind]) -> Manifest:
+    triggers = [_trigger(service, scaling, name, share) for name, share in _targets(scaling)]
     return {
         "apiVersion": SCALED_OBJECTS.api_version,
         "kind": SCALED_OBJECTS.name,
@@ -81,7 +80,7 @@ def _scaled_object(service: TextGenerationService, scaling: Autoscaling) -> Mani
             "cooldownPeriod": scaling.idle_after_seconds,
             # A replica that is still loading has not been idle.
             "initialCooldownPeriod": service.spec.startup.timeout_seconds,
-            "triggers": [_trigger(service, scaling, name, share) for name, share in _targets(scaling)],
+            "triggers": [*triggers, *interception.triggers(service, served)],
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(scaling)}},
         },
     }
@@ -89,7 +88,8 @@ def _scaled_object(service: TextGenerationService, scaling: Autoscaling) -> Mani
 
 def _trigger(service: TextGenerationService, scaling: Autoscaling, metric: str, share: int) -> Manifest:
     meta = service.metadata
-    pods = f'namespace="{meta.namespace}",pod=~"{meta.name}-[0-9]+"'
+    number = "predictor-.+" if service.spec.kserve.publish != "None" else "[0-9]+"
+    pods = f'namespace="{meta.namespace}",pod=~"{meta.name}-{number}"'
     return {
         "type": "prometheus",
         "metricType": "AverageValue",

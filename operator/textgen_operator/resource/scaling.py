@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from textgen_operator.resource.types import CountOrPercent
+from textgen_operator.resource.types import CountOrPercent, Name
 from textgen_operator.rules import Part, Rule
 
 
@@ -25,6 +25,13 @@ class Prometheus(Part):
     """URL of Prometheus, as http://prometheus.monitoring:9090."""
 
 
+class HttpAddOn(Part):
+    """KEDA's HTTP add-on, which holds requests while there is no replica; used where it is installed."""
+
+    namespace: Name = "keda"
+    """Its namespace."""
+
+
 class Autoscaling(Part):
     """How the number of replicas follows the load. The scaler writes spec.replicas, by the resource's scale."""
 
@@ -33,7 +40,7 @@ class Autoscaling(Part):
     prometheus-adapter). KEDA: a ScaledObject, which needs KEDA and a Prometheus."""
 
     min_replicas: int = Field(default=1, ge=0, le=1000)
-    """Fewest replicas. 0 needs KEDA; a request that comes then is not kept for the first replica."""
+    """Fewest replicas. 0 needs KEDA, and its HTTP add-on if requests are to wait for the first replica."""
 
     max_replicas: int = Field(ge=1, le=1000)
     """Most replicas."""
@@ -45,6 +52,7 @@ class Autoscaling(Part):
     idle_after_seconds: int = Field(default=300, ge=30, le=86400)
     """With minReplicas 0, seconds without a request before the last replica goes."""
 
+    http_add_on: HttpAddOn = HttpAddOn()
     prometheus: Prometheus | None = None
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -1,5 +1,6 @@
 """Where clients reach a service."""
 
+from textgen_operator.render import interception
 from textgen_operator.status.observed import Intent, Observed
 from textgen_operator.workloads import workload_of
 
@@ -7,7 +8,8 @@ from textgen_operator.workloads import workload_of
 def addresses(intent: Intent, observed: Observed) -> list[str]:
     """URLs from inside the cluster, of KServe and of the Ingress; of an HTTPRoute the hosts, as its gateway decides."""
     network = intent.service.spec.network
-    found = [intent.url]
+    held = interception.address(intent.service, intent.served)
+    found = [intent.url] + ([held] if held else [])
     if observed.workload is not None:
         found += workload_of(observed.workload).addresses(observed.workload)
     if network.ingress is not None and network.ingress.hostname:

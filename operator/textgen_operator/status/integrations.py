@@ -4,17 +4,20 @@ Unlike the others they are there only when the spec asks for such things:
 
     ScalingActive  the scaler is there and gets its metrics
     Integrated     every object that needs another project's kind could be made
+    RequestsHeld   requests wait for the first replica where there may be none
 """
 
 from collections.abc import Iterator
 
 from textgen_operator.diagnosis.finding import condition
 from textgen_operator.kinds import AUTOSCALERS, SCALED_OBJECTS
+from textgen_operator.render import interception
 from textgen_operator.status.observed import Intent, Observed
 from textgen_operator.status.verdict import Verdict
 
 SCALING_ACTIVE = "ScalingActive"
 INTEGRATED = "Integrated"
+REQUESTS_HELD = "RequestsHeld"
 
 _SCALERS = (AUTOSCALERS, SCALED_OBJECTS)
 _OWN_CONDITION = {AUTOSCALERS.name: "ScalingActive", SCALED_OBJECTS.name: "Ready"}
@@ -27,9 +30,24 @@ def verdicts(observed: Observed) -> Iterator[Verdict]:
         return
     if observed.intent.service.spec.autoscaling and not observed.intent.service.spec.suspend:
         yield _scaling(observed, observed.intent)
+    if interception.is_wanted(observed.intent.service.spec):
+        yield _held(observed, observed.intent)
     absent = [kind for kind in observed.intent.absent if kind not in _SCALERS]
     if absent:
         yield Verdict(INTEGRATED, "False", "KindNotServed", "; ".join(kind.absence for kind in absent))
+
+
+def _held(observed: Observed, intent: Intent) -> Verdict:
+    if obstacle := interception.obstacle(intent.service, intent.served):
+        return Verdict(REQUESTS_HELD, "False", *obstacle)
+    parents = (observed.route or {}).get("status", {}).get("parents", [])
+    for refused in (condition({"status": parent}, "ResolvedRefs") for parent in parents):
+        if refused.get("status") == "False":
+            message = f"The gateway does not reach the interceptor ({refused.get('message', '')}): see docs/resource.md"
+            return Verdict(REQUESTS_HELD, "False", "RouteNotPermitted", message)
+    where = interception.address(intent.service, intent.served)
+    message = f"Requests that come by the Ingress, the HTTPRoute or {where} wait for the first replica"
+    return Verdict(REQUESTS_HELD, "True", "Intercepted", message)
 
 
 def _scaling(observed: Observed, intent: Intent) -> Verdict:

@@ -1,5 +1,6 @@
 """What was observed of a service: the input of everything in this package."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -37,12 +38,14 @@ class Intent:
         url: where clients inside the cluster reach it.
         overrides: what its podTemplate changes.
         absent: optional kinds that it asks for, and that the cluster does not serve.
+        served: optional kinds that the cluster serves.
     """
 
     service: TextGenerationService
     url: str
     overrides: tuple[str, ...] = ()
     absent: tuple[Kind, ...] = ()
+    served: Set[Kind] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Observed:
         startup: `status.startup`, if a pod has started since the last look.
         intent: what is wanted; None when the spec is not valid.
         scaler: ours, if there is one.
+        route: the HTTPRoute, if there is one.
         course: where its rollout stands; None when the spec is not valid, or a name is taken.
     """
 
@@ -73,6 +77,7 @@ class Observed:
     changes: list[Change] = field(default_factory=list)
     intent: Intent | None = None
     scaler: Manifest | None = None
+    route: Manifest | None = None
     course: Course | None = None
 
     @property
