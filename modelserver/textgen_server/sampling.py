@@ -66,14 +66,12 @@ class SamplingParams:
     @property
     def is_tempered(self) -> bool:
         """True where at most the temperature changes the logits."""
-        return (
-            self.top_k == 0
-            and self.top_p == 1.0
-            and self.typical_p == 1.0
-            and not self.logit_bias
-            and not self.watermark
-            and not self.needs_history
-        )
+        return self.top_k == 0 and self.top_p == 1.0 and self.is_simple
+
+    @property
+    def is_simple(self) -> bool:
+        """True where at most temperature, top-k and top-p change the logits."""
+        return self.typical_p == 1.0 and not self.logit_bias and not self.watermark and not self.needs_history
 
     @property
     def needs_history(self) -> bool:

@@ -44,8 +44,16 @@ class Choice(Enum):
 
 @dataclass(frozen=True)
 class Wishes:
-    """How each of N rows is chosen: temperatures [N] float32; whether they are drawn, and report log-probabilities of
-    logits as they came, [N] uint8; seeds [N] int64 of `seeds_of`; top_ks [N] int32, 0 for all, and top_ps [N] float32."""
+    """How each of N rows is chosen.
+
+    Attributes:
+        temperatures: [N] float32.
+        drawn: [N] uint8, 1 where a token is drawn, 0 where it is the likeliest.
+        raw: [N] uint8, 1 where log-probabilities of the logits as they came are reported.
+        seeds: [N] int64 of `seeds_of`.
+        top_ks: [N] int32, 0 for all.
+        top_ps: [N] float32, 1 for all.
+    """
 
     temperatures: Tensor
     drawn: Tensor
@@ -55,14 +63,14 @@ class Wishes:
     top_ps: Tensor
 
 
-def choices_for(logits: Tensor) -> tuple[Choice, ...]:
-    """What `choose` can do with logits like these."""
-    return tuple(Choice) if fused.fit(logits) else (Choice.LIKELIEST, Choice.DRAWN)
+def choices_for(rows: Tensor) -> tuple[Choice, ...]:
+    """What `choose` can do with logits that are where `rows` are."""
+    return tuple(Choice) if fused.fit(rows) else (Choice.LIKELIEST, Choice.DRAWN)
 
 
 def choose(logits: Tensor, choice: Choice, wishes: Wishes, tokens: Tensor, logprobs: Tensor) -> None:
-    """Write a token for each row of `logits` [N, vocab] into `tokens` [N] int64, and its log-probability into `logprobs`
-    [N] float32. Of `wishes` only those count that are `choice`'s."""
+    """Write a token for each row of `logits` [N, vocab] into `tokens` [N] int64, and its log-probability into
+    `logprobs` [N] float32. Of `wishes` only those count that are `choice`'s."""
     if fused.fit(logits):
         _launch(logits, choice, wishes, tokens, logprobs)
         return

@@ -13,7 +13,7 @@ not know them.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ from textgen_server.attention.base import AttentionBatch
 from textgen_server.engine.plan import Item, Sample, StepPlan
 from textgen_server.layers.rotary import LongRope
 from textgen_server.models.base import CausalModel, LayerCache
-from textgen_server.runner.choice import draw, logprobs_of, seeds_of
+from textgen_server.runner.choice import Choice, Wishes, choices_for, choose, seeds_of
 from textgen_server.runner.graphs import Graphs
 from textgen_server.runner.inputs import block_tables, turn
 from textgen_server.runner.sampler import Chosen
@@ -32,20 +32,17 @@ from textgen_server.runner.transfer import ALIGNMENT, Array, ToHost, pack, place
 
 _log = logging.getLogger(__name__)
 
-
-class Choice(Enum):
-    """How a whole step chooses, where that can be captured."""
-
-    LIKELIEST = auto()
-    DRAWN = auto()
-    """At most by temperature."""
+MOST_TOP_K = (1 << 31) - 1
+"""What a kernel takes; more than any vocabulary."""
 
 
-def choice_of(samples: Sequence[Sample]) -> Choice | None:
-    """None where somebody asks for more."""
+def choice_of(samples: Sequence[Sample], possible: Sequence[Choice]) -> Choice | None:
+    """The least of `possible` that does for all; None where somebody asks for more."""
     params = [s.params for s in samples]
-    if any(s.constraint is not None for s in samples) or any(p.top_tokens or not p.is_tempered for p in params):
+    if any(s.constraint is not None for s in samples) or any(p.top_tokens or not p.is_simple for p in params):
         return None
+    if not all(p.is_tempered for p in params):
+        return Choice.FILTERED if Choice.FILTERED in possible else None
     return Choice.LIKELIEST if all(p.greedy and p.temperature == 1 for p in params) else Choice.DRAWN
 
 
@@ -131,7 +128,7 @@ class Decodes:
         self._send([], size)
         longest = [self._width * self._block_size] * size
         self._graphs.capture(("forward", size), partial(self._forward, size, longest))
-        for choice in Choice:
+        for choice in choices_for(self._tables):
             self._graphs.capture((choice, size), partial(self._choose, size, choice))
 
     def takes(self, plan: StepPlan) -> bool:
@@ -164,7 +161,7 @@ class Decodes:
         context_lens = [item.start + 1 for item in items] + [1] * (size - len(items))
         self._graphs.run(("forward", size), partial(self._forward, size, context_lens))
         samples = [item.sample for item in items if item.sample is not None]
-        choice = choice_of(samples)
+        choice = choice_of(samples, choices_for(self._tables))
         if choice is None:
             return sample(self._logits_of(size)[: len(items)], samples)
         self._graphs.run((choice, size), partial(self._choose, size, choice))
@@ -180,18 +177,16 @@ class Decodes:
         self._tables[:size, : tables.shape[1]].copy_(where[-1].of(self._sent))
 
     def _fields(self, items: list[Item], size: int) -> list[Array]:
-        """Of every row: its token, position and slot, the choice that it follows, its seed and number of keys, the
-        temperatures by which it is chosen and reported, and whether it is drawn."""
+        """Of every row: its token, position and slot, the choice that it follows, and its number of keys; then the
+        `Wishes`."""
         count = len(items)
         tokens, positions, seeds = (np.zeros(size, np.int64) for _ in range(3))
-        slots = np.full(size, self._unused * self._block_size)
-        follows = np.full(size, -1)
-        keys = np.ones(size, np.int32)
-        temperatures, reported = np.ones(size, np.float32), np.ones(size, np.float32)
-        drawn = np.zeros(size, np.bool_)
+        slots, follows = np.full(size, self._unused * self._block_size), np.full(size, -1)
+        keys, top_ks = np.ones(size, np.int32), np.zeros(size, np.int32)
+        temperatures, top_ps = np.ones(size, np.float32), np.ones(size, np.float32)
+        drawn, raw = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         if items:
             starts = np.array([item.start for item in items])
-            samples = [item.sample for item in items if item.sample is not None]
             within = starts % self._block_size
             slots[:count] = [item.blocks[item.start // self._block_size] * self._block_size for item in items] + within
             tokens[:count] = [item.tokens[0] for item in items]
@@ -200,11 +195,15 @@ class Decodes:
                 positions[:count] = turn(starts, np.array([item.long for item in items]), self._long)
             follows[:count] = [item.follows for item in items]
             keys[:count] = starts + 1
-            temperatures[:count] = [s.params.temperature for s in samples]
-            reported[:count] = [1 if s.params.raw_logprobs else s.params.temperature for s in samples]
-            drawn[:count] = [not s.params.greedy for s in samples]
+            samples = [item.sample for item in items if item.sample is not None]
+            params = [sample.params for sample in samples]
             seeds[:count] = seeds_of(samples)
-        return [tokens, positions, slots, follows, seeds, keys, temperatures, reported, drawn]
+            temperatures[:count] = [p.temperature for p in params]
+            drawn[:count] = [not p.greedy for p in params]
+            raw[:count] = [p.raw_logprobs for p in params]
+            top_ks[:count] = [min(p.top_k, MOST_TOP_K) for p in params]
+            top_ps[:count] = [p.top_p for p in params]
+        return [tokens, positions, slots, follows, keys, temperatures, drawn, raw, seeds, top_ks, top_ps]
 
     def _block_tables(self, items: list[Item], size: int) -> Array:
         """[size, W] int32, as wide as the longest sequence asks for."""
@@ -218,7 +217,7 @@ class Decodes:
 
     def _forward(self, size: int, context_lens: list[int]) -> None:
         """From the fields to logits. `context_lens` are upper bounds where this is captured."""
-        tokens, positions, slots, follows, _, keys, *_ = self._received(size)
+        tokens, positions, slots, follows, keys, *_ = self._received(size)
         batch = AttentionBatch(
             num_decodes=size,
             query_start=self._query_start[: size + 1],
@@ -243,14 +242,5 @@ class Decodes:
 
     def _choose(self, size: int, choice: Choice) -> None:
         """From logits to results."""
-        *_, seeds, _, temperatures, reported, drawn = self._received(size)
-        z = self._logits_of(size).float()
-        if choice is Choice.LIKELIEST:
-            chosen = z.argmax(-1)
-        else:
-            shaped = z / temperatures[:, None]
-            chosen = torch.where(drawn, draw(shaped, seeds), shaped.argmax(-1))
-            z = z / reported[:, None]
-        tokens, logprobs = (place.of(self._results) for place in self._results_at[size])
-        tokens.copy_(chosen)
-        logprobs.copy_(logprobs_of(z, chosen))
+        wishes = Wishes(*self._received(size)[-len(fields(Wishes)) :])
+        choose(self._logits_of(size), choice, wishes, *(place.of(self._results) for place in self._results_at[size]))

@@ -95,11 +95,13 @@ def _top_k(z: Tensor, ks: list[int]) -> Tensor:
 
 
 def _top_p(z: Tensor, ps: list[float]) -> Tensor:
-    """Drop the unlikeliest tokens whose mass together is at most 1 - p; the likeliest always stays."""
-    ordered, order = z.sort(dim=-1)
+    """Drop the unlikeliest tokens whose mass together is at most 1 - p; the likeliest always stays, and so do ties of
+    what stays."""
+    ordered = z.sort(dim=-1).values
     drop = ordered.softmax(-1).cumsum(-1) <= 1 - _column(ps, z)
     drop[:, -1] = False
-    return z.masked_fill(_unsort(drop, order), NEVER)
+    limits = ordered.masked_fill(drop, -NEVER).amin(-1, keepdim=True)
+    return z.masked_fill(z < limits, NEVER)
 
 
 def _typical(z: Tensor, ps: list[float]) -> Tensor:

@@ -30,10 +30,10 @@ SHAPED = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral", "phi3"])
+@pytest.fixture(scope="module", params=["mistral", "phi3"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of models without more, with a window, and with rows of angles for short and for long sequences."""
-    shape = {"llama": "tied", "mistral": "window", "phi3": "longrope, partial rotary"}[request.param]
+    """Of models with a window, and with rows of angles for short and for long sequences."""
+    shape = {"mistral": "window", "phi3": "longrope, partial rotary"}[request.param]
     return save_checkpoint(SHAPES[request.param][shape], tmp_path_factory.mktemp(request.param))
 
 
