@@ -86,8 +86,10 @@ class Controller:
         while True:
             key = await self.queue.take()
             try:
+                # Not wait_for, which before Python 3.12 may swallow that this task is cancelled.
                 with metrics.timed_look():
-                    again = await asyncio.wait_for(self._reconciler.reconcile(*key), LONGEST_LOOK)
+                    async with asyncio.timeout(LONGEST_LOOK):
+                        again = await self._reconciler.reconcile(*key)
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 _log.warning("%s/%s: %s; trying again", *key, error or type(error).__name__)
                 self.queue.retry(key)

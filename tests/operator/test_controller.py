@@ -30,6 +30,7 @@ from textgen_operator.kinds import (
     Kind,
     Manifest,
 )
+from textgen_operator.reconcile import Reconciler
 from textgen_operator.resource import API_VERSION
 from textgen_operator.serve import EndlessBackoff, kopf_settings, serve
 
@@ -207,3 +208,27 @@ def test_kopf_writes_nothing_of_its_own() -> None:
     assert settings.scanning.disabled
     assert settings.peering.standalone
     assert settings.persistence.finalizer.startswith("textgen.dev/")
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_worker_ends_when_it_is_told_to_also_at_the_end_of_a_look(
+    client: Client, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    looks, may_end = asyncio.Event(), asyncio.Event()
+
+    async def reconcile(self: Reconciler, namespace: str, name: str) -> None:
+        looks.set()
+        await may_end.wait()
+
+    monkeypatch.setattr(Reconciler, "reconcile", reconcile)
+    ours = Controller(client, Options())
+    ours._inventory.looked.set()
+    ours.queue.add((NAMESPACE, "chat"))
+    worker = asyncio.create_task(ours._work())
+    await looks.wait()
+    may_end.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    worker.cancel()
+    await asyncio.wait([worker], timeout=30)
+    assert worker.cancelled()
