@@ -48,6 +48,11 @@ class Operator:
 
     def start(self) -> None:
         """Start, and return when it reports that it is alive."""
+        self.launch()
+        self.await_alive()
+
+    def launch(self) -> None:
+        """Start, and return at once."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [
@@ -64,9 +69,12 @@ class Operator:
         environment["POD_NAME"] = self._pod
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+    def await_alive(self) -> None:
+        """Wait until it reports that it is alive."""
         deadline = time.monotonic() + START_SECONDS
         while not _alive(self.url):
-            assert self.running, f"the operator exited with {self._process.returncode}:\n{self.log_tail()}"
+            assert self.running, f"the operator has ended:\n{self.log_tail()}"
             assert time.monotonic() < deadline, f"the operator is not alive after {START_SECONDS} s:\n{self.log_tail()}"
             time.sleep(0.1)
 
