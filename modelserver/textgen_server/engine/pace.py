@@ -8,11 +8,14 @@ learned from the steps themselves. It delays the prompt, and changes no text. It
 """
 
 from textgen_server.engine.plan import StepPlan
+from textgen_server.engine.request import Request
 
 SHARE = 0.8
 SHORT_TOKENS = 256
 LEAST = 1 / 32
 """Of the largest chunk: smaller ones are not worth what a step with prompt tokens costs beyond them."""
+EVERY = 8
+"""One in so many steps is without long prompts."""
 WEIGHT = 0.25
 """Of the newest step in the averages."""
 TRUSTED = 0.25
@@ -31,11 +34,15 @@ class Pace:
         self._most = most
         self._decode_seconds: float | None = None
         self._token_seconds: float | None = None
+        self._mixed = 0  # steps since one that only decoded
 
     def chunk(self, decodes: int, prompts: int) -> int:
-        """Tokens of long prompts in a step with so many decodes, while so many prompts are computed or could be."""
+        """Tokens of long prompts in a step with so many decodes, while so many prompts are computed or could be. 0 at
+        times, so that it shows how long decoding takes by now."""
         if not decodes or prompts > decodes or self._decode_seconds is None or self._token_seconds is None:
             return self._most
+        if self._mixed % EVERY == EVERY - 1:
+            return 0
         fitting = int(SHARE * self._decode_seconds / self._token_seconds)
         return min(self._most, max(fitting, int(self._most * LEAST), 1))
 
@@ -44,10 +51,46 @@ class Pace:
         prefills = plan.prefills
         if not prefills:
             self._decode_seconds = _mean(self._decode_seconds, seconds)
+            self._mixed = 0
             return
-        tokens = sum(len(item.tokens) for item in prefills)
-        others = (self._decode_seconds or 0.0) if len(prefills) < len(plan.items) else 0.0
-        self._token_seconds = _mean(self._token_seconds, max(seconds - others, seconds * TRUSTED) / tokens)
+        self._mixed += len(prefills) < len(plan.items)
+        # Reading the weights takes as long for a prompt alone.
+        beyond = max(seconds - (self._decode_seconds or 0.0), seconds * TRUSTED)
+        self._token_seconds = _mean(self._token_seconds, beyond / sum(len(item.tokens) for item in prefills))
+
+
+class Budget:
+    """Prompt tokens that a step may still compute.
+
+    Args:
+        tokens: in all.
+        of_long: of long prompts; each of them gets one token at least, unless it is 0.
+    """
+
+    def __init__(self, tokens: int, of_long: int) -> None:
+        self._tokens = tokens
+        self._of_long = of_long
+        self._least_of_long = min(of_long, 1)
+
+    def most(self, request: Request) -> int:
+        """Tokens that the request's next chunk may have."""
+        if _is_long(request):
+            return min(self._tokens, max(self._of_long, self._least_of_long))
+        return self._tokens
+
+    def allows(self, request: Request) -> bool:
+        """True when it may have a chunk."""
+        return request.shortest_chunk <= self.most(request)
+
+    def spend(self, request: Request, tokens: int) -> None:
+        """The request's chunk has so many tokens."""
+        self._tokens -= tokens
+        self._of_long -= tokens if _is_long(request) else 0
+
+
+def _is_long(request: Request) -> bool:
+    # An encoder's prompt cannot be divided.
+    return request.length > SHORT_TOKENS and request.shortest_chunk == 1
 
 
 def _mean(average: float | None, value: float) -> float:

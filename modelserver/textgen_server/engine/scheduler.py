@@ -13,21 +13,21 @@ always advances, but for one thing: it may have to make room for a higher class,
 admitted ends, everybody who waits is admitted at some time, and nobody starves.
 """
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from textgen_server.engine.blocks import BlockManager
-from textgen_server.engine.events import Events, Failure, Output
+from textgen_server.engine.books import Books
+from textgen_server.engine.events import Events
 from textgen_server.engine.items import chunk_item, next_item
-from textgen_server.engine.pace import SHORT_TOKENS, Pace
-from textgen_server.engine.plan import NO_MEMORY, Item, Scores, StepPlan, StepResult, Tops
-from textgen_server.engine.queue import OUTPUT_WEIGHT, Queue
-from textgen_server.engine.request import Finish, Request
+from textgen_server.engine.pace import Budget, Pace
+from textgen_server.engine.plan import Item, Scores, StepPlan, StepResult
+from textgen_server.engine.queue import Queue
+from textgen_server.engine.request import Request
 from textgen_server.engine.statistics import Counters
-from textgen_server.errors import GenerationError, InvalidRequest
+from textgen_server.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,6 @@ class Limits:
     restarts_long: bool = False
 
 
-Choice = tuple[int, float, Tops]
-"""A token that was chosen, its log-probability, and the likeliest tokens of its place."""
-
-
 class _ResultNeeded(Exception):
     """What comes next depends on the result of a step under way."""
 
@@ -69,6 +65,7 @@ class Scheduler:
         self.running: list[Request] = []
         self.counters = Counters()
         self.pace = Pace(limits.max_prefill_tokens)
+        self._books = Books(blocks, self.counters, self._remove)
         self._under_way: deque[list[Request]] = deque()  # those of each plan that is not yet committed
         self._by_key: dict[Hashable, Request] = {}
 
@@ -146,9 +143,7 @@ class Scheduler:
     def _plan(self) -> StepPlan | None:
         decodes = self._plan_decodes()
         guesses = self._guess_for(decodes)
-        chunks = self._plan_chunks(
-            self.limits.max_prefill_tokens - sum(map(len, guesses.values())), self._chunk_of_long(len(decodes))
-        )
+        chunks = self._plan_chunks(self._budget(len(decodes), sum(map(len, guesses.values()))))
         # An older request's claim on blocks may have preempted a younger one that was planned before it.
         decodes = [request for request in decodes if request.blocks]
         chunks = [(request, length) for request, length in chunks if request.blocks]
@@ -243,44 +238,31 @@ class Scheduler:
         self._stop(request)
         self.waiting.set_back(request)
 
-    def _chunk_of_long(self, decodes: int) -> int:
-        """So many tokens of long prompts go into a step with so many decodes."""
+    def _budget(self, decodes: int, guesses: int) -> Budget:
         room = self.limits.max_batch_size - len(self.running)
-        return self.pace.chunk(decodes, prompts=len(self.running) - decodes + min(len(self.waiting), room))
+        prompts = len(self.running) - decodes + min(len(self.waiting), room)
+        return Budget(self.limits.max_prefill_tokens - guesses, self.pace.chunk(decodes, prompts))
 
-    def _plan_chunks(self, budget: int, of_long: int) -> list[tuple[Request, int]]:
-        """Chunks of prompts, `budget` tokens in all; of long ones `of_long`, but of each at least one."""
+    def _plan_chunks(self, budget: Budget) -> list[tuple[Request, int]]:
         planned: list[tuple[Request, int]] = []
-
-        def plan_chunk(request: Request) -> None:
-            nonlocal budget, of_long
-            paced = request.length > SHORT_TOKENS and request.shortest_chunk == 1
-            length = self._plan_chunk(request, min(budget, max(of_long, 1)) if paced else budget)
-            if length:
-                planned.append((request, length))
-            budget -= length
-            of_long -= length * paced
-
         for request in list(self.running):
-            if request.num_uncomputed > 1 and request.blocks:
-                if request.shortest_chunk > budget:
-                    return planned
-                plan_chunk(request)
+            if request.num_uncomputed > 1 and request.blocks and budget.allows(request):
+                self._plan_chunk(request, budget, planned)
         preemptions = self.counters.preemptions  # who makes room now does not come back in the same step
-        while (head := self.waiting.head()) and head.shortest_chunk <= budget and self._admit(head):
-            plan_chunk(head)
+        while (head := self.waiting.head()) and budget.allows(head) and self._admit(head):
+            self._plan_chunk(head, budget, planned)
             if self.counters.preemptions > preemptions:
                 break
         return planned
 
-    def _plan_chunk(self, request: Request, most: int) -> int:
-        """Take blocks for the next chunk of a running prompt, of at most `most` tokens; returns its length."""
-        if not self._make_room(request, request.num_computed + request.shortest_chunk):
-            return 0
-        room = (len(request.blocks) + self.blocks.num_free) * self.blocks.block_size
-        end = min(len(request.tokens), request.num_computed + most, room)
-        self.blocks.grow(request, end)
-        return end - request.num_computed
+    def _plan_chunk(self, request: Request, budget: Budget, planned: list[tuple[Request, int]]) -> None:
+        """Plan the next chunk of a running prompt as far as budget and blocks go."""
+        if self._make_room(request, request.num_computed + request.shortest_chunk):
+            room = (len(request.blocks) + self.blocks.num_free) * self.blocks.block_size
+            end = min(len(request.tokens), request.num_computed + budget.most(request), room)
+            self.blocks.grow(request, end)
+            planned.append((request, end - request.num_computed))
+            budget.spend(request, end - request.num_computed)
 
     def _admit(self, request: Request) -> bool:
         """Let the head of the queue run if all of its tokens find room now, or do in place of lower classes."""
@@ -339,62 +321,7 @@ class Scheduler:
 
     def commit(self, plan: StepPlan, result: StepResult) -> Events:
         """Book the results of `plan`, the oldest under way. Requests that ended meanwhile are passed over."""
-        events = Events()
-        choices = zip(result.tokens, result.logprobs, result.tops or itertools.repeat(()), strict=False)
-        scores = iter(result.scores)
-        failed = set(result.failed)
-        for place, (request, item) in enumerate(zip(self._under_way.popleft(), plan.items, strict=True)):
-            if place in failed:
-                if not request.ended:
-                    events.failures.append(Failure(request.key, GenerationError(NO_MEMORY)))
-                    self._remove(request)
-                continue
-            chosen: list[Choice] = []
-            if item.sample is not None:
-                chosen = list(itertools.islice(choices, item.drafts + 1)) if item.drafts else [next(choices)]
-            score = next(scores) if item.targets else None
-            if request.ended:
-                continue
-            if score is not None:
-                request.prompt_scores.logprobs.extend(score.logprobs)
-                request.prompt_scores.tops.extend(score.tops)
-            self._take(request, item, chosen, events)
-        self.counters.generated_tokens += len(events.outputs)
-        return events
-
-    def _take(self, request: Request, item: Item, chosen: list[Choice], events: Events) -> None:
-        """Book one item: the tokens that were chosen, as far as the guesses before them were right."""
-        right = self._judge(request, item, chosen) if item.drafts else 0
-        finish = Finish.UNFINISHED
-        if chosen:
-            request.num_chosen -= 1
-            request.account.served += OUTPUT_WEIGHT * (right + 1)
-            self.counters.skipped_tokens.observe(right)
-            try:
-                for token, logprob, top in chosen[: right + 1]:
-                    finish = request.append(token)
-                    events.outputs.append(Output(request, request.num_generated - 1, token, logprob, finish, top))
-                    if finish:
-                        break
-            except GenerationError as error:
-                finish = Finish.ABORTED
-                events.failures.append(Failure(request.key, error))
-        # The keys of guesses that were wrong, or came after the end, lie behind what is computed.
-        computed = min(item.start + len(item.tokens) - item.drafts + right, len(request.tokens))
-        request.num_computed = max(request.num_computed, computed)
-        self.blocks.publish(request, computed)
-        if finish:
-            self._remove(request)
-
-    def _judge(self, request: Request, item: Item, chosen: list[Choice]) -> int:
-        """How many of the item's guesses were chosen."""
-        guesses = item.tokens[-item.drafts :]
-        pairs = zip(guesses, chosen, strict=False)
-        right = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1][0], pairs))
-        request.lookup.judge(right)
-        self.counters.guessed_tokens += len(guesses)
-        self.counters.right_guesses += right
-        return right
+        return self._books.enter(self._under_way.popleft(), plan, result)
 
     def abandon(self) -> list[Request]:
         """Drop the requests of the oldest plan under way, whose step failed. Returns them."""
