@@ -133,6 +133,18 @@ def test_a_prompt_that_is_cached_whole_still_computes_its_last_token():
     assert scheduler.counters.cached_tokens == 28
 
 
+def test_the_next_turn_of_a_chat_computes_only_what_is_new():
+    scheduler, model = make(prefill=100), PagedModel(4)
+    chat = list(range(10))
+    scheduler.add(Request("first", list(chat), 9))
+    while len(scheduler):
+        chat += [output.token for output in step(scheduler, model)]
+    scheduler.add(Request("second", [*chat, 5, 6, 7], 1))
+    plan = scheduler.plan()
+    # The last token of the answer was never computed, and blocks have four.
+    assert [(item.start, len(item.tokens)) for item in plan.items] == [(16, 6)]
+
+
 def test_requests_share_blocks_only_under_the_same_salt():
     scheduler, model = make(prefill=100), PagedModel(4)
     for salt in ("x", "y", "x"):
