@@ -4,6 +4,7 @@ Chosen by runner/quantization.py. Needs Triton.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 
 from textgen_server.quantization import grouped_kernels as kernels
 from textgen_server.quantization.grouped import Grouped, joined
-from textgen_server.quantization.packing import pack
-from textgen_server.quantization.splits import split
+from textgen_server.quantization.grouped_tiles import Tiles
+from textgen_server.quantization.splits import arrivals, multiply, processors
 
 # Up to that many rows the product dequantizes tiles as it goes; beyond, writing out the matrix once costs less.
 FEW_ROWS = 32
-_INPUTS, _OUTPUTS = 64, 64
+# Columns of a program: the more, the less each word costs, but a matrix must have work for all programs.
+_NARROW, _WIDE = 64, 128
+_TILES_FOR_WIDE = 16  # for each multiprocessor
+_STAGES = 4
 
 
 def grouped_layers(blocks: Sequence[Grouped], device: torch.device, dtype: torch.dtype) -> list[nn.Module]:
@@ -28,7 +32,7 @@ class GroupedLinear(nn.Module):
     """x [..., in] -> x W [..., out], with W [in, out] packed.
 
     Args:
-        block: W. Codes of 3 bits are held in 4, so that none crosses a word.
+        block: W.
         dtype: of the weights once they are dequantized, and of x.
     """
 
@@ -36,12 +40,19 @@ class GroupedLinear(nn.Module):
         super().__init__()
         self.size, self.out = block.codes.shape
         self.dtype = dtype
-        self.bits = 4 if block.bits == 3 else block.bits
-        self.codes = pack(block.codes, self.bits).to(device)
+        tiles = Tiles.of(block)
+        self.tiles = tiles.count
+        self.codes = tiles.words.to(device)
         self.scales = block.scales.contiguous().to(device)
         self.zeros = block.zeros.contiguous().to(device)
-        self.group_size = block.group_size
-        self.groups = block.groups.int().to(device)
+        self.groups = tiles.groups.to(device)
+        self.order = None if tiles.order is None else tiles.order.to(device)
+        self.how: dict[str, Any] = {
+            "BITS": tiles.bits, "GROUP_TILES": tiles.group_tiles, "ORDERED": self.order is not None,
+            "OUTPUTS": _outputs(self.tiles, self.out, device),
+        }  # fmt: skip
+        self.even = tiles.even
+        self.arrivals = arrivals(device)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.size).contiguous()
@@ -51,40 +62,20 @@ class GroupedLinear(nn.Module):
     def dequantized(self) -> Tensor:
         """W."""
         weight = torch.empty(self.size, self.out, dtype=self.dtype, device=self.codes.device)
-        kernels.dequantize[(triton.cdiv(self.size, _INPUTS), triton.cdiv(self.out, _OUTPUTS))](
-            self.codes,
-            self.scales,
-            self.zeros,
-            self.groups,
-            weight,
-            self.size,
-            self.out,
-            BITS=self.bits,
-            GROUP_SIZE=self.group_size,
-            INPUTS=_INPUTS,
-            OUTPUTS=_OUTPUTS,
+        kernels.dequantize[(self.tiles, triton.cdiv(self.out, self.how["OUTPUTS"]))](
+            *self._packed, weight, self.size, self.out, **self.how
         )
         return weight
 
     def _multiplied(self, x: Tensor) -> Tensor:
-        tiles, columns = triton.cdiv(self.size, _INPUTS), triton.cdiv(self.out, _OUTPUTS)
-        steps, splits = split(tiles, columns, x.device)
-        partial = torch.empty(splits, len(x), self.out, dtype=torch.float32, device=x.device)
-        kernels.multiply[(columns, splits)](
-            x,
-            self.codes,
-            self.scales,
-            self.zeros,
-            self.groups,
-            partial,
-            len(x),
-            self.size,
-            self.out,
-            BITS=self.bits,
-            GROUP_SIZE=self.group_size,
-            ROWS=max(16, triton.next_power_of_2(len(x))),
-            INPUTS=_INPUTS,
-            OUTPUTS=_OUTPUTS,
-            STEPS=steps,
-        )
-        return (partial[0] if splits == 1 else partial.sum(0)).to(x.dtype)
+        arguments = (*self._packed, self.size, self.tiles)
+        how = {**self.how, "EVEN": self.even, "STAGES": _STAGES}
+        return multiply(kernels.multiply, x, arguments, self.out, self.tiles, self.arrivals, how)
+
+    @property
+    def _packed(self) -> tuple[Tensor, ...]:
+        return self.codes, self.scales, self.zeros, self.groups, self.groups if self.order is None else self.order
+
+
+def _outputs(tiles: int, out: int, device: torch.device) -> int:
+    return _WIDE if tiles * (out // _WIDE) >= _TILES_FOR_WIDE * processors(device) else _NARROW

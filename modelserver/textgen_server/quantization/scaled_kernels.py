@@ -11,56 +11,76 @@ Scales are float32 [out, groups]; the group of input feature k is (first + k) //
 import triton
 import triton.language as tl
 
+from textgen_server.quantization.split_kernels import finish
+
 
 @triton.jit
-def _weights(codes, scales, inputs, outputs, size, out, groups, group_size, first, FLOAT: tl.constexpr):
-    """float32 tile of the matrix [out, in]; outside of it 0."""
+def _numbers(codes, inputs, outputs, size, out, FLOAT: tl.constexpr, kind: tl.constexpr):
+    """What the codes of a tile stand for before they are scaled, [outputs, inputs] in the type `kind`, outside of the
+    matrix 0. With FLOAT, a 256th of it, which is a matter for the scales."""
     exists = (outputs < out)[:, None] & (inputs < size)[None, :]
     code = tl.load(codes + outputs.to(tl.int64)[:, None] * size + inputs[None, :], mask=exists, other=0)
     if FLOAT:
         # Sign, exponent and mantissa move to where float16 has them; its exponents begin 8 below.
-        bits = (code.to(tl.int16) << 7) & -16385
-        value = bits.to(tl.float16, bitcast=True).to(tl.float32) * 256
-    else:
-        value = code.to(tl.float32)
+        code = ((code.to(tl.int16) << 7) & -16385).to(tl.float16, bitcast=True)
+    return code.to(kind)
+
+
+@triton.jit
+def _scales(scales, inputs, outputs, size, out, groups, group_size, first, FLOAT: tl.constexpr):
+    """Of each number of a tile, float32 [outputs, inputs]."""
+    exists = (outputs < out)[:, None] & (inputs < size)[None, :]
     group = (first + inputs) // group_size
-    scale = tl.load(scales + outputs[:, None] * groups + group[None, :], mask=exists, other=0)
-    return value * scale
+    return tl.load(scales + outputs[:, None] * groups + group[None, :], mask=exists, other=0) * (256 if FLOAT else 1)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def multiply_scaled(
     x,
+    partial,
+    arrivals,
+    product,
+    bias,
+    rows,
+    out,
     codes,
     scales,
-    partial,
-    rows,
     size,
-    out,
     groups,
     group_size,
     first,
+    HAS_BIAS: tl.constexpr,
+    SPLITS: tl.constexpr,
     FLOAT: tl.constexpr,
+    BY_TILE: tl.constexpr,
     ROWS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     STEPS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """Grid (tiles of OUTPUTS features, splits): x [rows, in] times the weights, each split over STEPS tiles of INPUTS
-    input features; float32 partial [splits, rows, out]."""
+    """Grid (tiles of OUTPUTS features, splits): x [rows, size] times the weights, each split over STEPS tiles of INPUTS
+    input features. With BY_TILE, the features of a tile share their scales, which then meet sums alone."""
     row = tl.arange(0, ROWS)
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    split = tl.program_id(1)
+    first_tile = tl.program_id(1) * STEPS
     result = tl.zeros([ROWS, OUTPUTS], dtype=tl.float32)
-    for step in range(STEPS):
-        inputs = (split * STEPS + step) * INPUTS + tl.arange(0, INPUTS)
+    for tile in tl.range(first_tile, tl.minimum(first_tile + STEPS, tl.cdiv(size, INPUTS)), num_stages=STAGES):
+        inputs = tl.arange(0, INPUTS) + tile * INPUTS
         there = (row < rows)[:, None] & (inputs < size)[None, :]
         values = tl.load(x + row[:, None] * size + inputs[None, :], mask=there, other=0)
-        weights = _weights(codes, scales, inputs, outputs, size, out, groups, group_size, first, FLOAT)
         # Products of float32 use three products of TF32; other types are not concerned.
-        result += tl.dot(values, tl.trans(weights.to(values.dtype)), input_precision="tf32x3")
-    place = (split * rows + row)[:, None] * out + outputs[None, :]
-    tl.store(partial + place, result, mask=(row < rows)[:, None] & (outputs < out)[None, :])
+        if BY_TILE:
+            weights = _numbers(codes, inputs, outputs, size, out, FLOAT, values.dtype)
+            part = tl.dot(values, tl.trans(weights), input_precision="tf32x3")
+            group = (first + tile * INPUTS) // group_size
+            scale = tl.load(scales + outputs * groups + group, mask=outputs < out, other=0) * (256 if FLOAT else 1)
+            result += part * scale[None, :]
+        else:
+            weights = _numbers(codes, inputs, outputs, size, out, FLOAT, tl.float32)
+            weights *= _scales(scales, inputs, outputs, size, out, groups, group_size, first, FLOAT)
+            result += tl.dot(values, tl.trans(weights.to(values.dtype)), input_precision="tf32x3")
+    finish(result, partial, arrivals, product, bias, rows, out, row, outputs, HAS_BIAS, SPLITS)
 
 
 @triton.jit
@@ -80,7 +100,8 @@ def dequantize_scaled(
     """Grid (tiles of OUTPUTS rows, tiles of INPUTS columns): write out the matrix [out, in]."""
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     inputs = tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)
-    tile = _weights(codes, scales, inputs, outputs, size, out, groups, group_size, first, FLOAT)
+    tile = _numbers(codes, inputs, outputs, size, out, FLOAT, tl.float32)
+    tile *= _scales(scales, inputs, outputs, size, out, groups, group_size, first, FLOAT)
     exists = (outputs < out)[:, None] & (inputs < size)[None, :]
     places = outputs.to(tl.int64)[:, None] * size + inputs[None, :]
     tl.store(weight + places, tile.to(weight.dtype.element_ty), mask=exists)

@@ -12,11 +12,13 @@ from torch import Tensor
 from textgen_server.quantization import scaled_kernels as kernels
 from textgen_server.quantization.scaled import Scaled
 from textgen_server.quantization.scaled_linear import ScaledLinear
-from textgen_server.quantization.splits import split
+from textgen_server.quantization.splits import arrivals, multiply
 
 # Up to that many rows the product dequantizes tiles as it goes; beyond, writing out the matrix once costs less.
 FEW_ROWS = 32
-_INPUTS, _OUTPUTS = 64, 64
+# A tile: 128 codes are a whole line of memory, and a usual size of groups.
+_INPUTS, _OUTPUTS = 128, 64
+_STAGES = 4
 
 
 class DequantizingTiles(ScaledLinear):
@@ -26,32 +28,20 @@ class DequantizingTiles(ScaledLinear):
         super().__init__(block)
         self.is_float = block.codes.dtype == torch.float8_e4m3fn
         self.bits = block.codes.view(torch.int8)
+        by_rows = block.scales.shape[1] == 1
+        self.by_tile = by_rows or (block.group_size % _INPUTS == 0 and block.first % _INPUTS == 0)
+        self.arrivals = arrivals(block.codes.device)
 
     def product(self, x: Tensor) -> Tensor:
         if len(x) > FEW_ROWS:
             return x @ self.dequantized(x.dtype).t()
         block = self.block
-        columns = triton.cdiv(self.out, _OUTPUTS)
-        steps, splits = split(triton.cdiv(self.size, _INPUTS), columns, x.device)
-        partial = torch.empty(splits, len(x), self.out, dtype=torch.float32, device=x.device)
-        kernels.multiply_scaled[(columns, splits)](
-            x.contiguous(),
-            self.bits,
-            block.scales,
-            partial,
-            len(x),
-            self.size,
-            self.out,
-            block.scales.shape[1],
-            block.group_size,
-            block.first,
-            FLOAT=self.is_float,
-            ROWS=max(16, triton.next_power_of_2(len(x))),
-            INPUTS=_INPUTS,
-            OUTPUTS=_OUTPUTS,
-            STEPS=steps,
-        )
-        return (partial[0] if splits == 1 else partial.sum(0)).to(x.dtype)
+        arguments = (self.bits, block.scales, self.size, block.scales.shape[1], block.group_size, block.first)
+        how = {
+            "FLOAT": self.is_float, "BY_TILE": self.by_tile, "INPUTS": _INPUTS, "OUTPUTS": _OUTPUTS, "STAGES": _STAGES
+        }  # fmt: skip
+        tiles = triton.cdiv(self.size, _INPUTS)
+        return multiply(kernels.multiply_scaled, x.contiguous(), arguments, self.out, tiles, self.arrivals, how)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """W [out, in]."""

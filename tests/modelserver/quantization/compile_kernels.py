@@ -1,7 +1,6 @@
 """Compile for GPUs that need not be here what layers of packed weights would launch. See compiled_kernels.py."""
 
 import sys
-from itertools import product
 
 import torch
 from compiled_kernels import compile_for
@@ -13,7 +12,6 @@ from textgen_server.quantization.scaled import Scaled
 from textgen_server.quantization.scaled_triton import DequantizingTiles
 
 SIZE, OUT = 4096, 512
-FIRST_WITH_FLOAT8 = 89
 
 
 def block(bits: int, groups: torch.Tensor) -> Grouped:
@@ -24,21 +22,23 @@ def block(bits: int, groups: torch.Tensor) -> Grouped:
 
 def main() -> None:
     in_order = torch.arange(SIZE) // 128
-    kinds = [(4, in_order, torch.bfloat16), (8, in_order.flip(0), torch.float16), (2, in_order, torch.float32)]
-    for capability, (bits, groups, dtype) in product(map(int, sys.argv[1:]), kinds):
+    # Compiling takes long: each says something that the others do not.
+    grouped = [((80, 90), 4, in_order, torch.bfloat16), ((90,), 8, in_order.flip(0), torch.float16)]
+    scaled = [((80, 90), torch.int8, SIZE, torch.bfloat16), ((90,), torch.float8_e4m3fn, 96, torch.float16)]
+    for capability in map(int, sys.argv[1:]):
         compile_for(capability)
-        layer = GroupedLinear(block(bits, groups), torch.device("cpu"), dtype)
-        for rows in (1, FEW_ROWS, FEW_ROWS + 1):
-            layer(torch.zeros(rows, SIZE, dtype=dtype))
-    codes = [(torch.int8, SIZE, torch.bfloat16), (torch.float8_e4m3fn, 128, torch.float16)]
-    for capability, (kind, group_size, dtype) in product(map(int, sys.argv[1:]), codes):
-        compile_for(capability)
-        scales = torch.ones(OUT, SIZE // group_size)
-        tiles = DequantizingTiles(Scaled(torch.zeros(OUT, SIZE).to(kind), scales, group_size, 0, None))
-        for rows in (FEW_ROWS, FEW_ROWS + 1):
-            tiles(torch.zeros(rows, SIZE, dtype=dtype))
-        if kind == torch.int8 or capability >= FIRST_WITH_FLOAT8:
-            rounding_triton.rounded(torch.zeros(1, SIZE, dtype=dtype), kind)
+        for capabilities, bits, groups, dtype in grouped:
+            if capability in capabilities:
+                layer = GroupedLinear(block(bits, groups), torch.device("cpu"), dtype)
+                for rows in (1, FEW_ROWS + 1):
+                    layer(torch.zeros(rows, SIZE, dtype=dtype))
+        for capabilities, kind, group_size, dtype in scaled:
+            if capability in capabilities:
+                scales = torch.ones(OUT, -(-SIZE // group_size))
+                tiles = DequantizingTiles(Scaled(torch.zeros(OUT, SIZE).to(kind), scales, group_size, 0, None))
+                for rows in (1, FEW_ROWS + 1):
+                    tiles(torch.zeros(rows, SIZE, dtype=dtype))
+                rounding_triton.rounded(torch.zeros(1, SIZE, dtype=dtype), kind)
 
 
 if __name__ == "__main__":

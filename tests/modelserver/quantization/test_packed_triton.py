@@ -65,7 +65,7 @@ def test_a_layer_is_the_product_with_the_dequantized_matrix(how: Gptq | Awq, row
 @pytest.mark.parametrize("how", FORMATS, ids=str)
 def test_what_is_written_out_is_exactly_the_matrix(how: Gptq | Awq, tmp_path: Path) -> None:
     checkpoint, weights = checkpoint_of(how, tmp_path)
-    (only,) = layer(checkpoint, ALL).layers
+    only = layer(checkpoint, ALL)
     assert torch.equal(only.dequantized().cpu(), torch.cat(weights).t())
 
 
@@ -101,18 +101,35 @@ def test_matrices_of_other_groups_are_kept_apart(tmp_path: Path) -> None:
     torch.testing.assert_close(apart(x.to(DEVICE)).cpu(), x @ torch.cat(weights).t(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_share_that_begins_with_a_group_needs_no_table_of_groups(tmp_path: Path) -> None:
+def test_a_share_that_begins_with_a_group_needs_no_order(tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of(Gptq(group_size=32), tmp_path)
-    for (start, length), size in {(96, 104): 32, (13, 100): 0, (0, 200): 32, (32, 20): 20}.items():
-        (only,) = layer(checkpoint, [Part("0.weight", 1, start, length)]).layers
-        assert only.group_size == size
+    for (start, length), in_order in {(96, 104): True, (13, 100): False, (0, 200): True, (32, 20): True}.items():
+        only = layer(checkpoint, [Part("0.weight", 1, start, length)])
+        assert (only.order is None) == in_order
+
+
+@pytest.mark.parametrize(("how", "size", "tiles"), [
+    (Gptq(group_size=128), 512, 1), (Gptq(group_size=256), 512, 2), (Gptq(group_size=-1), 400, 4),
+    (Gptq(group_size=128, act_order=True), 512, 1), (Gptq(group_size=64), 512, 0), (Gptq(8, group_size=64), 256, 1),
+], ids=str)  # fmt: skip
+def test_groups_of_whole_tiles_are_scaled_by_tiles(how: Gptq, size: int, tiles: int) -> None:
+    value = rounded(random(8, size) * 0.05, how)
+    codes, zeros = value.codes.to(torch.uint8), value.zeros.to(torch.uint8)
+    block = Grouped(codes, value.scales, zeros, value.groups, how.bits)
+    layer = grouped_linear.GroupedLinear(block, DEVICE, torch.float32)
+    assert layer.how["GROUP_TILES"] == tiles
+    assert torch.equal(layer.dequantized().cpu(), value.weight.t())
+    for rows in (1, 3):
+        x = random(rows, size)
+        torch.testing.assert_close(layer(x.to(DEVICE)).cpu(), x @ value.weight.t(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("bits", "held"), [(2, 2), (3, 4), (4, 4), (8, 8)])
 def test_a_layer_holds_its_packed_weights(bits: int, held: int, tmp_path: Path) -> None:
     checkpoint, _ = checkpoint_of(Gptq(bits), tmp_path)
-    (only,) = layer(checkpoint, ALL).layers
-    assert only.codes.nbytes * 8 == sum(OUTS) * held * -(-SIZE // (32 // held)) * (32 // held)
+    only = layer(checkpoint, ALL)
+    tile = 16 * 32 // held
+    assert only.codes.nbytes * 8 == sum(OUTS) * held * -(-SIZE // tile) * tile
 
 
 @pytest.mark.parametrize("how", [Gptq(act_order=True), Awq()], ids=str)
