@@ -128,6 +128,9 @@ def serving(bench: Bench, method: str | None) -> Iterator[Result]:
         new = _steps_until_all_decode(bench, runner, batch) + bench.steps
         job = Job(runner, batch, bench.context, new, bench.shape.vocabulary)
         job.run()
+        if not job.step_seconds:
+            yield {"what": f"decode, batch {batch}", "error": "there was no step in which all decoded"}
+            continue
         least = bench.shape.decode_bytes(method, itemsize, batch, bench.context) / bench.bandwidth
         seconds = statistics.median(job.step_seconds)
         yield {"what": f"decode, batch {batch}", "value": seconds * 1e3, "unit": "ms/step", "limit": least * 1e3}

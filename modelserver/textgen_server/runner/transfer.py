@@ -76,7 +76,7 @@ class ToHost:
         self._arrived = None
         if any(tensor.is_cuda for tensor in tensors):
             self._arrived = torch.cuda.Event(blocking=True)  # to spin would take a core from others
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
 
     def wait(self) -> list[Tensor]:
         """The tensors on the host, once they are there; what was launched later may still run. Raises what the device
