@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
-from textgen_operator import apply, claims, leftovers, metrics, node_secret, warming
+from textgen_operator import apply, claims, foreign_scalers, leftovers, metrics, node_secret, warming
 from textgen_operator.client import ApiError, Client
 from textgen_operator.compare import was_applied
 from textgen_operator.events import Change, events_of
+from textgen_operator.foreign_scalers import ForeignScaler
 from textgen_operator.informers import ServiceKey
 from textgen_operator.inventory import NOTHING, Holdings
 from textgen_operator.kinds import (
@@ -171,11 +172,18 @@ class Reconciler:
     async def _look(self, body: Manifest) -> float | None:
         try:
             service = TextGenerationService.model_validate(body)
+            foreign = await self._foreign_scaler(service)
+            if foreign is not None:
+                service = foreign_scalers.left_to(foreign, service, await self._present(service.metadata))
             desired = render(service, self._defaults, self._holdings.served)
         except ValidationError as error:
             await self._report_invalid(body, error)
             return None
-        return await self._put_into_effect(body, service, desired)
+        return await self._put_into_effect(body, service, desired, foreign)
+
+    async def _foreign_scaler(self, service: TextGenerationService) -> ForeignScaler | None:
+        kinds = self._kinds_among(foreign_scalers.SCALERS)
+        return await foreign_scalers.find(self._client, service, kinds, lambda live: is_ours(live, service.metadata))
 
     async def _report_invalid(self, body: Manifest, error: ValidationError) -> None:
         """What runs is left as it is."""
@@ -196,7 +204,11 @@ class Reconciler:
         return [kind for kind in kinds if kind not in OPTIONAL or kind in self._holdings.served]
 
     async def _put_into_effect(
-        self, body: Manifest, service: TextGenerationService, desired: list[Manifest]
+        self,
+        body: Manifest,
+        service: TextGenerationService,
+        desired: list[Manifest],
+        foreign: ForeignScaler | None,
     ) -> float | None:
         meta = service.metadata
         absent = tuple(kind for kind in map(kind_of, desired) if kind in OPTIONAL and kind not in self._holdings.served)
@@ -229,7 +241,7 @@ class Reconciler:
             shards=service.spec.ranks,
             obstacle=obstacle,
             intent=Intent(
-                service, url(service), tuple(overrides(service, self._defaults)), absent, self._holdings.served
+                service, url(service), tuple(overrides(service, self._defaults)), absent, self._holdings.served, foreign
             ),
             scaler=_live(children, AUTOSCALERS, SCALED_OBJECTS),
             route=_live(children, ROUTES),

@@ -77,6 +77,27 @@ def test_the_scaler_scales_the_resource_and_the_operator_the_pods(operator: Oper
     assert namespace.get(SERVICES_OF_OURS, "chat")["spec"]["replicas"] == 3
 
 
+def test_the_number_of_pods_is_left_to_somebody_elses_scaler_of_the_statefulset(
+    operator: Operator, kube: Kube, namespace: Namespace
+) -> None:
+    namespace.serve("chat")
+    eventually(lambda: namespace.stands("chat"))
+    target = {"apiVersion": STATEFUL_SETS.api_version, "kind": STATEFUL_SETS.name, "name": "chat"}
+    theirs = {"metadata": {"name": "theirs"}, "spec": {"scaleTargetRef": target, "maxReplicas": 5}}
+    kube.post(AUTOSCALERS.path(namespace.name), theirs)
+    namespace.edit(STATEFUL_SETS, "chat", {"spec": {"replicas": 3}}, "scale")
+
+    def told() -> None:
+        found = namespace.condition("chat", "ScalingActive")
+        assert (found["status"], found["reason"]) == ("False", "ForeignScaler")
+        assert "HorizontalPodAutoscaler theirs" in found["message"]
+
+    eventually(told)
+    namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"disruption": {"maxUnavailable": 2}}})
+    eventually(told)
+    assert namespace.get(STATEFUL_SETS, "chat")["spec"]["replicas"] == 3
+
+
 def test_one_scaler_gives_way_to_the_other(operator: Operator, kube: Kube, namespace: Namespace) -> None:
     with served(kube, SCALED_OBJECTS):
         namespace.serve("chat", autoscaling={"maxReplicas": 3})

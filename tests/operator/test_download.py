@@ -9,7 +9,17 @@ from kube_emulator import resource
 from operator_samples import custom_resource, service
 
 from textgen_operator.client import Client
-from textgen_operator.kinds import CLAIMS, EVENTS, JOBS, PODS, SERVICES, SERVICES_OF_OURS, STATEFUL_SETS, Manifest
+from textgen_operator.kinds import (
+    AUTOSCALERS,
+    CLAIMS,
+    EVENTS,
+    JOBS,
+    PODS,
+    SERVICES,
+    SERVICES_OF_OURS,
+    STATEFUL_SETS,
+    Manifest,
+)
 from textgen_operator.reconcile import Reconciler
 from textgen_operator.render import Defaults, render
 
@@ -114,7 +124,7 @@ def test_a_shared_cache_is_warmed_and_an_existing_one_on_demand(cache: dict[str,
 
 
 async def test_pods_wait_for_the_download(client: Client, kmock: KubernetesEmulator) -> None:
-    for kind in (EVENTS, CLAIMS, JOBS, PODS, SERVICES, STATEFUL_SETS):
+    for kind in (AUTOSCALERS, EVENTS, CLAIMS, JOBS, PODS, SERVICES, STATEFUL_SETS):
         kmock.resources[resource(kind)] = {}
     stored = custom_resource(cache=SHARED)
     stored["metadata"] |= {"uid": "uid-of-chat", "generation": 1}

@@ -12,7 +12,7 @@ from operator_samples import custom_resource
 
 from textgen_operator import health, metrics
 from textgen_operator.client import Client
-from textgen_operator.kinds import EVENTS, PODS, SERVICES_OF_OURS
+from textgen_operator.kinds import AUTOSCALERS, EVENTS, PODS, SERVICES_OF_OURS
 from textgen_operator.reconcile import Reconciler
 from textgen_operator.render import Defaults
 from textgen_operator.workqueue import WorkQueue
@@ -23,7 +23,7 @@ BORN = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def cluster(kmock: KubernetesEmulator) -> KubernetesEmulator:
     meta = {"name": "chat", "namespace": "measured", "uid": "u", "generation": 1}
-    for kind in (EVENTS, PODS):
+    for kind in (AUTOSCALERS, EVENTS, PODS):
         kmock.objects[resource(kind), "elsewhere", "x"] = {"metadata": {"name": "x", "namespace": "elsewhere"}}
     kmock.objects[resource(SERVICES_OF_OURS), "measured", "chat"] = custom_resource() | {
         "metadata": meta | {"creationTimestamp": "2026-01-01T00:00:00Z"}

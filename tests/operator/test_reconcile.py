@@ -14,6 +14,7 @@ from operator_samples import custom_resource
 from textgen_operator.client import ApiError, Client
 from textgen_operator.informers import ServiceKey
 from textgen_operator.kinds import (
+    AUTOSCALERS,
     CLAIMS,
     EVENTS,
     JOBS,
@@ -47,7 +48,7 @@ def cluster(kmock: KubernetesEmulator) -> KubernetesEmulator:
     for kind in (EVENTS, PODS):
         kmock.objects[resource(kind), "models", "unrelated"] = UNRELATED
     put(kmock, SERVICES_OF_OURS, custom_resource(), uid="uid-of-chat", generation=1)
-    for kind in (CLAIMS, JOBS):
+    for kind in (AUTOSCALERS, CLAIMS, JOBS):
         kmock.resources[resource(kind)] = {}
     return kmock
 

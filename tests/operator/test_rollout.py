@@ -14,7 +14,7 @@ from kube_emulator import resource
 from operator_samples import custom_resource, service
 
 from textgen_operator.client import Client
-from textgen_operator.kinds import EVENTS, PODS, SECRETS, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
+from textgen_operator.kinds import AUTOSCALERS, EVENTS, PODS, SECRETS, SERVICES_OF_OURS, STATEFUL_SETS, Kind, Manifest
 from textgen_operator.reconcile import Reconciler
 from textgen_operator.render import Defaults, statefulset
 from textgen_operator.resource import Rollout
@@ -154,7 +154,7 @@ def test_the_servers_metrics_tell_of_requests_in_flight() -> None:
 
 @pytest.fixture(autouse=True)
 def cluster(kmock: KubernetesEmulator) -> KubernetesEmulator:
-    for kind in (EVENTS, SECRETS, PODS):
+    for kind in (AUTOSCALERS, EVENTS, SECRETS, PODS):
         kmock.resources[resource(kind)] = {}
     put(kmock, replicas=2)
     return kmock

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from textgen_operator.diagnosis import Diagnosis, Evidence
 from textgen_operator.events import Change
+from textgen_operator.foreign_scalers import ForeignScaler
 from textgen_operator.kinds import Kind, Manifest
 from textgen_operator.resource import TextGenerationService
 from textgen_operator.rollout.steering import Course
@@ -39,6 +40,7 @@ class Intent:
         overrides: what its podTemplate changes.
         absent: optional kinds that it asks for, and that the cluster does not serve.
         served: optional kinds that the cluster serves.
+        foreign_scaler: somebody else's, if there is one.
     """
 
     service: TextGenerationService
@@ -46,6 +48,7 @@ class Intent:
     overrides: tuple[str, ...] = ()
     absent: tuple[Kind, ...] = ()
     served: Set[Kind] = frozenset()
+    foreign_scaler: ForeignScaler | None = None
 
 
 @dataclass(frozen=True)
