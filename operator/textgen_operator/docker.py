@@ -58,7 +58,7 @@ def docker_command(name: str, pod: Manifest, gpu: Gpu, *, hostname: str, port: i
     """
     container = next(each for each in pod["containers"] if each["name"] == CONTAINER_NAME)
     env = _literal_env(container)
-    args = [_expanded(arg, container, env) for arg in [*container.get("command", [])[1:], *container["args"]]]
+    args = [_expanded(arg, container, env) for arg in [*container.get("command", [])[1:], *container.get("args", [])]]
     command = _Command()
     command.add("--rm")
     command.add("--name", name)
@@ -73,7 +73,8 @@ def docker_command(name: str, pod: Manifest, gpu: Gpu, *, hostname: str, port: i
     others = [each["name"] for each in [*pod.get("initContainers", []), *pod["containers"]] if each is not container]
     command.comments += [f"Not run: container {other}." for other in others]
     lines = ["docker run", *command.options, shlex.quote(container["image"]), *_lines(args)]
-    return "".join(f"# {comment}\n" for comment in command.comments) + " \\\n  ".join(lines) + "\n"
+    comments = (" ".join(comment.split()) for comment in command.comments)
+    return "".join(f"# {comment}\n" for comment in comments) + " \\\n  ".join(lines) + "\n"
 
 
 def _lines(args: list[str]) -> Iterator[str]:
@@ -100,14 +101,15 @@ def _add_gpus(command: _Command, gpu: Gpu) -> None:
 
 
 def _add_resources(command: _Command, pod: Manifest, container: Manifest) -> None:
-    limits = container["resources"].get("limits", {})
+    limits = container.get("resources", {}).get("limits", {})
     if "cpu" in limits:
         command.add("--cpus", f"{quantity.parse(str(limits['cpu'])).normalize():f}")
     if "memory" in limits:
         command.add("--memory", _size(limits["memory"]))
-    if container["imagePullPolicy"] in _PULL:
-        command.add("--pull", _PULL[container["imagePullPolicy"]])
-    command.add("--stop-timeout", str(pod["terminationGracePeriodSeconds"]))
+    if pull := _PULL.get(container.get("imagePullPolicy", "")):
+        command.add("--pull", pull)
+    if "terminationGracePeriodSeconds" in pod:
+        command.add("--stop-timeout", str(pod["terminationGracePeriodSeconds"]))
 
 
 def _size(amount: str) -> str:
@@ -144,8 +146,8 @@ def _option(flag: str) -> str:
 
 
 def _add_volumes(command: _Command, name: str, pod: Manifest, container: Manifest, files: Mapping[str, str]) -> None:
-    volumes = {volume["name"]: volume for volume in pod["volumes"]}
-    for mount in container["volumeMounts"]:
+    volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
+    for mount in container.get("volumeMounts", []):
         volume, inside = volumes.get(mount["name"], {}), mount["mountPath"]
         if source := _volume_source(name, mount["name"], volume):
             command.add("--volume", f"{source}:{inside}" + (":ro" if mount.get("readOnly") else ""))
@@ -183,7 +185,7 @@ def _add_files(command: _Command, volume: Manifest, inside: str, files: Mapping[
 def _literal_env(container: Manifest) -> dict[str, str]:
     """The variables whose values the pod itself has, expanded."""
     env: dict[str, str] = {}
-    for variable in container["env"]:
+    for variable in container.get("env", []):
         if "value" in variable:
             env[variable["name"]] = _expanded(variable["value"], container, env)
     return env
@@ -191,7 +193,7 @@ def _literal_env(container: Manifest) -> dict[str, str]:
 
 def _expanded(text: str, container: Manifest, env: Mapping[str, str]) -> str:
     """A text with its references to variables expanded. Raises LocalError for one to a secret."""
-    unknown = {variable["name"]: "\0" for variable in container["env"] if "valueFrom" in variable}
+    unknown = {variable["name"]: "\0" for variable in container.get("env", []) if "valueFrom" in variable}
     found = expanded(text, unknown | dict(env))
     if "\0" in found:
         raise LocalError(f"{text!r} holds a variable from a Secret or ConfigMap, which only a cluster puts in there")
@@ -206,7 +208,7 @@ def _add_environment(command: _Command, container: Manifest, env: Mapping[str, s
         else:
             command.comments.append(f"First write {ref['name']}.env: NAME=value for each key of {kind} {ref['name']}.")
             command.add("--env-file", f"{ref['name']}.env")
-    for variable in container["env"]:
+    for variable in container.get("env", []):
         name = variable["name"]
         command.add("--env", f"{name}={env[name]}" if name in env else name)
         if name not in env:

@@ -159,6 +159,25 @@ def test_what_it_cannot_do_is_said() -> None:
         printed(env=[{"name": "T", "valueFrom": SECRET}, {"name": "U", "value": "Bearer $(T)"}])
 
 
+def test_what_a_template_takes_away_is_not_missed() -> None:
+    gone = dict.fromkeys(("args", "resources", "securityContext", "imagePullPolicy"))
+    pod = {"containers": [{"name": "server", **gone}], "terminationGracePeriodSeconds": None}
+    lines = printed(podTemplate={"spec": pod})
+    assert lines.endswith(" \\\n  textgen-server:0.1.0\n")
+    assert not any(option in lines for option in ("--read-only", "--cap-drop", "--stop-timeout"))
+
+
+def test_a_comment_stays_one() -> None:
+    """Whoever runs what is printed runs nothing else."""
+    mount = {"name": "v", "mountPath": "/v\nreboot"}
+    pod = {
+        "containers": [{"name": "server", "volumeMounts": [mount]}],
+        "volumes": [{"name": "v", "configMap": {"name": "v"}}],
+    }
+    lines = printed(podTemplate={"spec": pod}).splitlines()
+    assert [line for line in lines if "reboot" in line] == ["# Not mounted at /v reboot: volume v."]
+
+
 def test_an_address_of_ipv6_has_its_brackets() -> None:
     assert "--publish '[::1]:9000:8080' " in printed(hostname="::1")
 
