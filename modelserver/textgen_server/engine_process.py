@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +113,8 @@ class _Muscle:
 
 def _run(orders: Orders) -> int:
     if orders.options.mock_engine:
-        return asyncio.run(_serve(orders, _mock(orders)))
+        mock = _mock(orders)
+        return asyncio.run(_serve(orders, mock, _grammars(orders, mock.info.vocab_size)))
     return _run_model(orders)
 
 
@@ -137,6 +139,7 @@ def _run_model(orders: Orders) -> int:
     import torch
 
     from textgen_server import parallel
+    from textgen_server.models.config import read_config
     from textgen_server.runner.load import prepare_device
     from textgen_server.runner.pipes import accept_workers
     from textgen_server.runner.room import device_name
@@ -146,9 +149,12 @@ def _run_model(orders: Orders) -> int:
     torch.set_grad_enabled(False)
     device = prepare_device(orders.options, orders.rank % orders.here, orders.here)
     group = parallel.join(orders.rank, orders.size, orders.rendezvous, device, orders.here)
+    aside = ThreadPoolExecutor(1, thread_name_prefix="grammars")
     try:
+        vocab_size = read_config(orders.folder, orders.options.trust_remote_code).vocab_size
+        grammars = None if orders.rank else aside.submit(_grammars, orders, vocab_size)
         runner = Runner(orders.options, orders.folder, device, group, orders.adapters, orders.merge)
-        if orders.rank:
+        if grammars is None:
             obey(runner, orders.plans, orders.secret)
             return 0
         workers = accept_workers(orders.plans, orders.secret, orders.size - 1) if orders.size > 1 else []
@@ -174,17 +180,18 @@ def _run_model(orders: Orders) -> int:
             long.original if long else 0,
             loaded.config.family.restarts_long,
         )
-        return asyncio.run(_serve(orders, muscle))
+        return asyncio.run(_serve(orders, muscle, grammars.result()))
     finally:
+        aside.shutdown()
         parallel.leave(group)
 
 
-async def _serve(orders: Orders, muscle: _Muscle) -> int:
+async def _serve(orders: Orders, muscle: _Muscle, grammars: GrammarCompiler | None) -> int:
     limits = _limits(orders.options, muscle)
     # Every key of an encoder depends on the whole prompt, so no prefix can be shared.
     caching = orders.options.prefix_caching and not muscle.encodes
     blocks = BlockManager(muscle.num_blocks, muscle.block_size, caching)
-    service = EngineService(_describe(orders, muscle, limits), _grammars(orders, muscle.info.vocab_size))
+    service = EngineService(_describe(orders, muscle, limits), grammars)
     loop = EngineLoop(Scheduler(blocks, limits), muscle.executor, service.publish, list(orders.adapters))
     service.attach(loop)
     server = await serve(service, f"unix:{orders.socket}")

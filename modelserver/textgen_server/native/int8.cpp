@@ -94,6 +94,18 @@ void multiply_int8(const TextgenLinear &layer, const float *x, long x_stride, fl
 
 extern "C" {
 
+// Rows of x [rows, depth], `x_stride` apart, as codes [rows, depth], each by its own largest number; scales [rows].
+void textgen_round_rows(const float *x, long x_stride, int8_t *codes, float *scales, long rows, long depth) {
+    team().share(rows, [=](long row) {
+        thread_local std::vector<Code> moved;
+        moved.resize(depth);
+        const Code *from = moved.data();
+        int8_t *to = codes + row * depth;
+        scales[row] = round_row(x + row * x_stride, depth, 0, moved.data());
+        for (long k = 0; k < depth; ++k) to[k] = static_cast<int8_t>(from[k] - OFFSET);
+    });
+}
+
 long textgen_packed_int8_size(long features, long depth) { return panels_of(features) * TILE_COLUMNS * padded(depth); }
 
 // weight [features, depth] with rows `stride` apart -> packed [textgen_packed_int8_size], corrections [panels, columns]
@@ -102,15 +114,19 @@ void textgen_pack_int8(const int8_t *weight, long stride, int8_t *packed, int32_
     const long size = padded(depth) * TILE_COLUMNS;
     team().share(panels_of(features), [=](long panel) {
         int8_t *to = packed + panel * size;
+        const long first = panel * TILE_COLUMNS, width = std::min<long>(TILE_COLUMNS, features - first);
+        std::fill(to, to + size, 0);
+        for (long k = 0; k < depth; k += TOGETHER, to += TILE_COLUMNS * TOGETHER) {
+            const int8_t *from = weight + first * stride + k;
+            if (k + TOGETHER <= depth)
+                for (long c = 0; c < width; ++c) __builtin_memcpy(to + c * TOGETHER, from + c * stride, TOGETHER);
+            else
+                for (long c = 0; c < width; ++c) std::copy(from + c * stride, from + c * stride + depth - k, to + c * TOGETHER);
+        }
         for (long c = 0; c < TILE_COLUMNS; ++c) {
-            const long feature = panel * TILE_COLUMNS + c;
             int32_t sum = 0;
-            for (long k = 0; k < padded(depth); ++k) {
-                const int8_t code = feature < features && k < depth ? weight[feature * stride + k] : 0;
-                to[(k / TOGETHER * TILE_COLUMNS + c) * TOGETHER + k % TOGETHER] = code;
-                sum += code;
-            }
-            corrections[panel * TILE_COLUMNS + c] = -OFFSET * sum;
+            for (long k = 0; c < width && k < depth; ++k) sum += weight[(first + c) * stride + k];
+            corrections[first + c] = -OFFSET * sum;
         }
     });
 }

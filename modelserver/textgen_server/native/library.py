@@ -37,6 +37,7 @@ _SIGNATURES = {
     "textgen_use_threads": (None, [c_int]),
     "textgen_lanes": (c_long, []),
     "textgen_packed_size": (c_long, [c_long, c_long]),
+    "textgen_round_rows": (None, [c_void_p, c_long, c_void_p, c_void_p, c_long, c_long]),
     "textgen_packed_int8_size": (c_long, [c_long, c_long]),
     "textgen_pack": (None, [c_void_p, c_long, c_void_p, c_long, c_long]),
     "textgen_pack_int8_weights": (None, [c_void_p, c_long, c_void_p, c_long, c_long]),

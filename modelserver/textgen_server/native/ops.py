@@ -140,6 +140,13 @@ def gated_mlp(gate_up: PackedLinear, down: PackedLinear, x: Tensor) -> Tensor:
     return out
 
 
+def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 codes [N, width] of rows of x [N, width], each rounded by its own largest number, and the scales [N, 1]."""
+    x, codes, scales = rows_of(x), torch.empty(x.shape, dtype=torch.int8), torch.empty(len(x), 1)
+    _kernels().textgen_round_rows(x.data_ptr(), x.stride(0), codes.data_ptr(), scales.data_ptr(), len(x), x.shape[1])
+    return codes, scales
+
+
 def argmax(x: Tensor) -> Tensor:
     """x.argmax(-1) [N] of x [N, width]."""
     x, places = x.contiguous(), torch.empty(len(x), dtype=torch.int64)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from textgen_server.native.ops import fit, rounded_rows
 from textgen_server.quantization.base import Quantization
 from textgen_server.quantization.keep_packed import side_by_side
 from textgen_server.quantization.scaled import Rounding, Scaled, rounded
@@ -24,7 +25,8 @@ class _ByRows(Quantization):
         return side_by_side([self._rounded(loader.tensor(parts))], bias)
 
     def _rounded(self, weight: Tensor) -> nn.Module:
-        codes, scales = rounded(weight, self.dtype)
+        native = self.dtype == torch.int8 and fit(weight)
+        codes, scales = rounded_rows(weight) if native else rounded(weight, self.dtype)
         return scaled_layer(Scaled(codes, scales, codes.shape[1], 0, self.rounding), codes.device)
 
 

@@ -73,6 +73,8 @@ def test_products_in_8_bits_are_exact(kernels: ctypes.CDLL, features: int, depth
         expected = (rounded_x.double() @ codes.double().T).float() * of_rows * scales[:, 0]
         assert torch.equal(layer(x), expected)
     assert torch.equal(layer(x.bfloat16()), layer(x.bfloat16().float()).bfloat16())
+    for ours, theirs in zip(ops.rounded_rows(wide[:, :depth]), rounded(wide[:, :depth], torch.int8), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("width", [1, 16, 37, 576])
