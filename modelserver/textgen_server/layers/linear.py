@@ -1,5 +1,6 @@
 """Linear layers over full-precision weights. Quantization methods bring their own (quantization/)."""
 
+import importlib.util
 from collections.abc import Sequence
 
 import torch
@@ -49,6 +50,11 @@ def dense(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     """The fastest full-precision linear layer for where the weight is."""
     if fit(weight):
         return NativeLinear(weight, bias)
+    if weight.is_cuda and importlib.util.find_spec("triton") is not None:
+        from textgen_server.layers.skinny import SkinnyLinear  # needs Triton
+
+        if SkinnyLinear.fits(weight):
+            return SkinnyLinear(weight, bias)
     return PackedLinear(weight, bias) if can_pack(weight.device, weight.dtype) else Linear(weight, bias)
 
 

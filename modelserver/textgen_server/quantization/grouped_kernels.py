@@ -65,7 +65,7 @@ def _inputs(order, tile, slice, size, BITS: tl.constexpr, ORDERED: tl.constexpr)
     return inputs, (inputs >= 0) & (inputs < size)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "steps"])
 def multiply(
     x,
     partial,
@@ -74,6 +74,7 @@ def multiply(
     bias,
     rows,
     out,
+    steps,
     codes,
     scales,
     zeros,
@@ -89,16 +90,15 @@ def multiply(
     EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
-    STEPS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Grid (tiles of OUTPUTS columns, splits): x [rows, size] times the weights, each split over STEPS tiles of input
+    """Grid (tiles of OUTPUTS columns, splits): x [rows, size] times the weights, each split over `steps` tiles of input
     features. Zeros meet codes, exactly, and scales meet sums. EVEN: tiles have no places without a feature."""
     row = tl.arange(0, ROWS)
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    first = tl.program_id(1) * STEPS
+    first = tl.program_id(1) * steps
     result = tl.zeros([ROWS, OUTPUTS], dtype=tl.float32)
-    for tile in tl.range(first, tl.minimum(first + STEPS, tiles), num_stages=STAGES):
+    for tile in tl.range(first, tl.minimum(first + steps, tiles), num_stages=STAGES):
         words = _words(codes, tile, outputs, out)
         total = tl.zeros([ROWS, OUTPUTS], dtype=tl.float32)
         for slice in tl.static_range(32 // BITS):

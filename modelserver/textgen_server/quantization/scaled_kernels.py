@@ -34,7 +34,7 @@ def _scales(scales, inputs, outputs, size, out, groups, group_size, first, FLOAT
     return tl.load(scales + outputs[:, None] * groups + group[None, :], mask=exists, other=0) * (256 if FLOAT else 1)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "steps"])
 def multiply_scaled(
     x,
     partial,
@@ -43,6 +43,7 @@ def multiply_scaled(
     bias,
     rows,
     out,
+    steps,
     codes,
     scales,
     size,
@@ -56,16 +57,15 @@ def multiply_scaled(
     ROWS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
-    STEPS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Grid (tiles of OUTPUTS features, splits): x [rows, size] times the weights, each split over STEPS tiles of INPUTS
-    input features. With BY_TILE, the features of a tile share their scales, which then meet sums alone."""
+    """Grid (tiles of OUTPUTS features, splits): x [rows, size] times the weights, each split over `steps` tiles of
+    INPUTS input features. With BY_TILE, the features of a tile share their scales, which then meet sums alone."""
     row = tl.arange(0, ROWS)
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    first_tile = tl.program_id(1) * STEPS
+    first_tile = tl.program_id(1) * steps
     result = tl.zeros([ROWS, OUTPUTS], dtype=tl.float32)
-    for tile in tl.range(first_tile, tl.minimum(first_tile + STEPS, tl.cdiv(size, INPUTS)), num_stages=STAGES):
+    for tile in tl.range(first_tile, tl.minimum(first_tile + steps, tl.cdiv(size, INPUTS)), num_stages=STAGES):
         inputs = tl.arange(0, INPUTS) + tile * INPUTS
         there = (row < rows)[:, None] & (inputs < size)[None, :]
         values = tl.load(x + row[:, None] * size + inputs[None, :], mask=there, other=0)

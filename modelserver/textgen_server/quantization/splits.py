@@ -28,8 +28,8 @@ def multiply(
     """Launch `kernel`, which ends with split_kernels.finish, for x [rows, in]: the product [rows, width].
 
     Args:
-        arguments: what the kernel takes behind x and what `finish` does.
-        tiles: of input features, which its STEPS count; `constants` has the OUTPUTS of a program.
+        arguments: what the kernel takes behind x, what `finish` does, and `steps`, the tiles of a split.
+        tiles: of input features; `constants` has the OUTPUTS of a program.
         arrivals: of the device.
     """
     rows = len(x)
@@ -45,11 +45,11 @@ def multiply(
         out if bias is None else bias,
         rows,
         width,
+        steps,
         *arguments,
         HAS_BIAS=bias is not None,
         SPLITS=splits > 1,
         ROWS=max(16, triton.next_power_of_2(rows)),
-        STEPS=steps,
         **constants,
     )
     return out

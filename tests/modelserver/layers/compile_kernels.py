@@ -6,6 +6,7 @@ import torch
 from compiled_kernels import compile_for
 
 from textgen_server.layers import fused
+from textgen_server.layers.skinny import SkinnyLinear
 
 ROWS, HIDDEN = 3, 4096
 
@@ -17,6 +18,7 @@ def main() -> None:
         fused.rms_norm(x, weight, 1e-5, rounds_first=True)
         fused.add_and_rms_norm(x, x, weight.float(), 1e-5, rounds_first=False)
         fused.silu_and_multiply(torch.zeros(ROWS, 2 * HIDDEN, dtype=torch.bfloat16))
+        SkinnyLinear(torch.zeros(1024, HIDDEN, dtype=torch.bfloat16), None).multiplied(x)
 
 
 if __name__ == "__main__":

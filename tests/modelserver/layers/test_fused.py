@@ -59,9 +59,8 @@ def test_gates_multiply_as_torch_does(dtype: torch.dtype) -> None:
     torch.testing.assert_close(fused.silu_and_multiply(gate_up), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_model_has_the_same_logits(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(next(iter(SHAPES[family].values())), tmp_path)
+def test_a_model_has_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(next(iter(SHAPES["llama"].values())), tmp_path)
     runner = make_runner(tmp_path, device=DEVICE.type, dtype="float32")
     by_kernels = logits(runner, [5, 9, 77])
     monkeypatch.setattr(fused, "fit", lambda *tensors: False)
@@ -70,4 +69,4 @@ def test_a_model_has_the_same_logits(family: str, tmp_path: Path, monkeypatch: p
 
 def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     kernels = compiled(Path(__file__).with_name("compile_kernels.py"), tmp_path)
-    assert kernels == {"add_and_normalize", "silu_and_multiply"}
+    assert kernels == {"add_and_normalize", "silu_and_multiply", "multiply_few_rows"}
