@@ -50,6 +50,9 @@ class ApiError(Exception):
     @property
     def is_refusal(self) -> bool:
         """Whether the same request would be refused again: something that the user, not time, has to put right."""
+        if self.status == 500:
+            # So the API server answers when a field has a value of another type than it should.
+            return "unable to convert unstructured object" in str(self)
         return self.status in (400, 403, 404, 405, 413, 415, 422)
 
 

@@ -26,6 +26,7 @@ from textgen_operator.render import Defaults, render
 from textgen_operator.render.container import server_of
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.resource import ObjectMeta, TextGenerationService
+from textgen_operator.rollout.pinning import keep, keeper_of
 from textgen_operator.rollout.steering import Steering
 from textgen_operator.workloads import pod_spec, workload_of
 
@@ -93,7 +94,7 @@ async def make_plan(client: Client, service: TextGenerationService, image: str |
     served = {kind for kind in OPTIONAL if await client.get(f"/apis/{kind.api_version}") is not None}
     workload = await _workload(client, service.metadata, served)
     desired = render(service, _defaults(image, live, workload), served)
-    desired = [await _steered(client, service, each, workload) for each in desired]
+    desired = await _steered(client, service, desired, workload)
     steps = [await _step(client, service.metadata, each, served) for each in desired]
     steps += await _leftovers(client, service.metadata, desired, served)
     return Plan(service, refusal, steps, workload)
@@ -138,17 +139,25 @@ def _defaults(image: str | None, live: Manifest | None, workload: Manifest | Non
 
 
 async def _steered(
-    client: Client, service: TextGenerationService, desired: Manifest, live: Manifest | None
-) -> Manifest:
-    """The workload as the operator would apply it: pods of an earlier operator stay, secrets are marked."""
-    if kind_of(desired) not in WORKLOADS:
-        return desired
-    same_kind = live is not None and live["kind"] == desired["kind"]
-    course = await Steering(client).course(service, desired, live if same_kind else None)
-    if kind_of(desired) != STATEFUL_SETS:
-        return course.manifest
-    # Not the count of one moment of a rollout, but that of its end.
-    return course.manifest | {"spec": course.manifest["spec"] | {"replicas": course.wanted}}
+    client: Client, service: TextGenerationService, desired: list[Manifest], live: Manifest | None
+) -> list[Manifest]:
+    """The objects as the operator would apply them: pods of an earlier operator stay, secrets are marked."""
+    meta = service.metadata
+    keeper = next(each for each in desired if each["metadata"]["name"] == keeper_of(meta))
+    kept = await client.get(kind_of(keeper).path(meta.namespace, keeper_of(meta)))
+    found = []
+    for each in desired:
+        if kind_of(each) not in WORKLOADS:
+            found.append(each)
+            continue
+        same_kind = live is not None and live["kind"] == each["kind"]
+        ours = kept if kept is not None and is_ours(kept, meta) else None
+        course = await Steering(client).course(service, each, live if same_kind else None, ours)
+        keep(course.manifest, keeper)
+        # Not the count of one moment of a rollout, but that of its end.
+        end = {"replicas": course.wanted} if kind_of(each) == STATEFUL_SETS else {}
+        found.append(course.manifest | {"spec": course.manifest["spec"] | end})
+    return found
 
 
 async def _step(client: Client, service: ObjectMeta, desired: Manifest, served: Set[Kind]) -> Step:

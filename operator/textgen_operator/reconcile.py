@@ -42,6 +42,7 @@ from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
 from textgen_operator.render.pod import overrides
 from textgen_operator.render.service import url
 from textgen_operator.resource import ObjectMeta, TextGenerationService, problems
+from textgen_operator.rollout.pinning import keep, keeper_of
 from textgen_operator.rollout.steering import Course, Steering
 from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of, unknown_status
 from textgen_operator.workloads import pod_spec
@@ -139,8 +140,8 @@ class Reconciler:
         self._observer = Observer(client, clock)
         self._logs = PodLogs(client)
         self._steering = Steering(client)
-        self._unread_since: dict[ServiceKey, datetime] = {}
-        """Services whose objects cannot be read -> since when."""
+        self._failing_since: dict[ServiceKey, datetime] = {}
+        """Services that cannot be looked at to the end -> since when."""
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Look at one service; the seconds after which to look again even if nothing changes, or None.
@@ -152,22 +153,23 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             # Kubernetes removes what the service owns.
             self._logs.forget((namespace, name))
-            self._unread_since.pop((namespace, name), None)
+            self._failing_since.pop((namespace, name), None)
             metrics.forget_service(namespace, name)
             return None
+        key = (namespace, name)
         try:
             again = await self._look(body)
         except ApiError as error:
-            if error.is_read and self._has_failed_for_long((namespace, name), error):
+            if error.is_read and self._lasts(key, error):
                 await apply.write_status(self._client, body, unknown_status(body, str(error), self._clock()))
             raise
-        self._unread_since.pop((namespace, name), None)
+        self._failing_since.pop(key, None)
         return again
 
-    def _has_failed_for_long(self, key: ServiceKey, error: ApiError) -> bool:
-        """Whether a read fails in a way that time does not mend, or that it has not mended yet."""
-        since = self._unread_since.setdefault(key, self._clock())
-        return error.is_refusal or self._clock() - since > PATIENCE
+    def _lasts(self, service: ServiceKey, error: ApiError) -> bool:
+        """Whether a request fails in a way that time does not mend, or that it has not mended yet."""
+        since = self._failing_since.setdefault(service, self._clock())
+        return error.is_refusal or (error.status >= 500 and self._clock() - since > PATIENCE)
 
     async def _look(self, body: Manifest) -> float | None:
         try:
@@ -233,7 +235,7 @@ class Reconciler:
             if failure and obstacle is None:
                 obstacle = Obstacle("VolumeResizeRefused", str(failure), accepted=True)
         except ApiError as error:
-            if error.is_read or not error.is_refusal:
+            if error.is_read or not self._lasts((meta.namespace, meta.name), error):
                 raise
             obstacle, failure = Obstacle("ReconcileError", str(error), accepted=True), error
         observed = Observed(
@@ -251,17 +253,19 @@ class Reconciler:
         again = await self._report(body, meta, observed)
         if failure:
             raise failure
-        if any(child.disposition is not Disposition.APPLY for child in children):
-            return LOOK_AGAIN
-        waits = [again, course.look_again if course else None]
+        all_applied = all(child.disposition is Disposition.APPLY for child in children)
+        waits = [again, course.look_again if course else None, None if all_applied else LOOK_AGAIN]
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
     async def _steer(self, service: TextGenerationService, children: list[_Child]) -> Course | None:
         """Let the workload, where it is ours to make, have the pods that it should have at this moment."""
+        keeper = next(child for child in children if child.desired["metadata"]["name"] == keeper_of(service.metadata))
+        kept = keeper.live if keeper.disposition is not Disposition.CONFLICT else None
         for child in children:
             if child.carries_pods and child.disposition is not Disposition.CONFLICT:
-                course = await self._steering.course(service, child.desired, child.live)
+                course = await self._steering.course(service, child.desired, child.live, kept)
                 child.desired = course.manifest
+                keep(course.manifest, keeper.desired)
                 if not child.in_the_way:
                     child.disposition = dispose(child.desired, child.live, service.metadata)
                 return course

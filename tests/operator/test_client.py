@@ -46,6 +46,16 @@ async def test_a_refusal_keeps_the_api_servers_words(
     assert (error.status, error.reason, error.is_refusal) == (status, "Invalid", is_refusal)
 
 
+async def test_a_value_of_another_type_is_a_refusal_though_the_api_server_calls_it_an_error_of_its_own(
+    client: Client, kmock: RawHandler
+) -> None:
+    said = "failed to convert new object: unable to convert unstructured object to apps/v1: quantities must match"
+    kmock["patch", PODS] << 500 << {"kind": "Status", "message": said}
+    with pytest.raises(ApiError) as caught:
+        await client.apply(PODS, {}, "textgen-operator")
+    assert caught.value.is_refusal
+
+
 @pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b"[]", b""])
 async def test_an_answer_that_is_not_kubernetes_is_an_error_too(client: Client, kmock: RawHandler, body: bytes) -> None:
     kmock["get", PODS] << 502 << body

@@ -54,6 +54,7 @@ CRASHED = status(failure=FAILURE, Ready="False/OOMKilled: ran out of memory")
         (STARTING, READY, ["BecameReady"]),
         (READY | {"currentRevision": "a", "updateRevision": "a"}, UPDATING, ["RolloutStarted"]),
         (UPDATING, READY | ROLLED, ["RolloutCompleted", "BecameReady"]),
+        (UPDATING, STARTING, []),  # made anew: its controller has named no revision yet
         (STARTING, STARTING | ROLLED, []),
         (UPDATING, UNSCHEDULABLE, ["Unschedulable", "RolloutBlocked"]),
         (STARTING, status(Ready="False/ImagePullBackOff: x"), ["ImagePullFailed"]),

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from textgen_operator.diagnosis import Evidence
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import selector
-from textgen_operator.rollout.pinning import pin
+from textgen_operator.rollout.pinning import pin, record
 from textgen_operator.status import Intent, Observed, status_of
 from textgen_operator.workloads import workload_of
 
@@ -119,7 +119,7 @@ def test_another_operator_changes_nothing_of_pods_whose_spec_is_the_same() -> No
     first = pin(published(), None, asked.spec, "1", roll=False).manifest
     live = first | {"metadata": first["metadata"] | {"managedFields": [_owned(first["metadata"]["annotations"])]}}
     newer = published(replicas=2, image="server:next")
-    second = pin(newer, live, asked.spec, "2", roll=False)
+    second = pin(newer, record(live), asked.spec, "2", roll=False)
     assert (second.version, second.pending) == ("1", "2")
     kept, before = second.manifest["spec"]["predictor"], first["spec"]["predictor"]
     assert (kept.pop("minReplicas"), before.pop("minReplicas")) == (2, 1)

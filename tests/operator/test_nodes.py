@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from textgen_operator.diagnosis import Evidence
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.metadata import selector
-from textgen_operator.rollout.pinning import pin
+from textgen_operator.rollout.pinning import pin, record
 from textgen_operator.status import Intent, Observed, status_of
 from textgen_operator.workloads import workload_of
 
@@ -162,7 +162,7 @@ def test_another_operator_changes_nothing_of_groups_whose_spec_is_the_same() -> 
     newer = group()
     for template in workload_of(newer).templates(newer):
         server(template)["args"].append("--new")
-    pinned = pin(newer, live, service(**TWO).spec, "2", roll=False)
+    pinned = pin(newer, record(live), service(**TWO).spec, "2", roll=False)
     assert workload_of(live).templates(pinned.manifest) == workload_of(live).templates(live)
     assert pinned.pending == "2"
 
@@ -238,3 +238,9 @@ def test_memory_is_that_of_all_nodes() -> None:
     assert condition(written([], workload, **spec), "MemorySufficient")[0] == "True"
     alone = written([], workload, **spec | {"nodes": 1})
     assert condition(alone, "MemorySufficient")[0] == "False"
+
+
+def test_events_are_read_of_the_statefulsets_whose_pods_are_missing() -> None:
+    workload = sealed(replicas=3)
+    pods = [*pods_of(workload, 0), *pods_of(workload, 1)[:1]]
+    assert workload_of(workload).lacking(workload, pods) == ["chat", "chat-1"]

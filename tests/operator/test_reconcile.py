@@ -34,6 +34,8 @@ from textgen_operator.status.patience import WHILE_BROKEN
 
 UNRELATED = {"metadata": {"name": "unrelated", "namespace": "models"}, "involvedObject": {"kind": "Pod", "name": "x"}}
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SOON = 1.0
+"""Seconds until a look at a service whose obstacle was met just now."""
 OBJECTS = [(SERVICES, "chat-pods"), (SERVICES, "chat"), (STATEFUL_SETS, "chat")]
 
 
@@ -126,7 +128,7 @@ async def test_a_foreign_object_is_reported_and_nothing_is_written(
 ) -> None:
     foreign = {"metadata": {"name": "chat", "namespace": "models", "uid": "x"}, "spec": {"ports": [{"port": 1}]}}
     put(cluster, SERVICES, foreign)
-    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    assert await reconciler.reconcile("models", "chat") == SOON
     for name in ("Accepted", "Ready"):
         assert (condition(cluster, name)["status"], condition(cluster, name)["reason"]) == ("False", "NameConflict")
     assert "Service chat exists" in condition(cluster, "Accepted")["message"]
@@ -139,7 +141,7 @@ async def test_the_child_of_an_earlier_service_of_that_name_is_foreign(
 ) -> None:
     await reconciler.reconcile("models", "chat")
     put(cluster, SERVICES_OF_OURS, custom_resource(), uid="uid-of-the-next", generation=1)
-    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    assert await reconciler.reconcile("models", "chat") == SOON
     assert condition(cluster, "Accepted")["reason"] == "NameConflict"
 
 
@@ -190,7 +192,7 @@ async def test_an_object_that_merely_bears_our_label_is_foreign(
 ) -> None:
     labelled = {"metadata": {"name": "chat", "namespace": "models", "uid": "x", "labels": {SERVICE_LABEL: "chat"}}}
     put(cluster, STATEFUL_SETS, labelled)
-    assert await reconciler.reconcile("models", "chat") == LOOK_AGAIN
+    assert await reconciler.reconcile("models", "chat") == SOON
     assert stored(cluster, STATEFUL_SETS) == labelled
 
 

@@ -201,6 +201,11 @@ async def test_an_upgrade_of_the_operator_replaces_no_pod_until_the_spec_changes
     assert template(cluster) == before
     assert live(cluster)["spec"]["replicas"] == 3
 
+    # Nor when the StatefulSet has to be made anew.
+    cluster.objects[resource(STATEFUL_SETS), "models", "chat"].delete()
+    await looks("server:2")
+    assert template(cluster) == before
+
     put(cluster, replicas=3, dtype="float16")
     await looks("server:2")
     assert image(cluster) == "server:2"

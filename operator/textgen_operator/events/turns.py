@@ -74,7 +74,7 @@ def _rolled(before: Manifest, after: Manifest) -> Iterator[Event]:
     rolls, rolled = _rolls(after), _rolls(before)
     if rolls and before.get("updateRevision") not in (None, after["updateRevision"]):
         yield Event("Normal", "RolloutStarted", f"Pods of {after['currentRevision']} become {after['updateRevision']}")
-    if rolled and not rolls:
+    if rolled and not rolls and "updateRevision" in after:
         yield Event("Normal", "RolloutCompleted", f"Every pod is of {after['updateRevision']}")
     old, new = (_conditions(status).get("Progressing", {}) for status in (before, after))
     if rolls and new.get("reason") == "RolloutBlocked" and old.get("reason") != "RolloutBlocked":
@@ -84,4 +84,6 @@ def _rolled(before: Manifest, after: Manifest) -> Iterator[Event]:
 
 
 def _rolls(status: Manifest) -> bool:
-    return bool(status.get("currentRevision") != status.get("updateRevision"))
+    """Whether there are two revisions; of a workload that was just made, none is known yet."""
+    current, newest = status.get("currentRevision"), status.get("updateRevision")
+    return None not in (current, newest) and current != newest

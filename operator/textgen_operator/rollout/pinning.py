@@ -1,7 +1,9 @@
 """An operator of another version renders other pods: a service whose spec has not changed keeps the pods that it has.
 
 What pods are made from is written down, beside the hash of the spec that it was rendered for, in an annotation of the
-workload. While the hash stays the same, that is what is applied: drift is put back, and nothing restarts. Pure.
+workload. While the hash stays the same, that is what is applied: drift is put back, and nothing restarts. A copy stands
+in the headless Service, which outlives the workload: one that is made anew, by us or because somebody deleted it, takes
+its pods over as they are. Pure.
 """
 
 import copy
@@ -12,8 +14,9 @@ from typing import Any
 
 from textgen_operator.compare import owns_annotation
 from textgen_operator.kinds import Manifest
-from textgen_operator.render.metadata import FIELD_MANAGER
-from textgen_operator.resource import Spec
+from textgen_operator.render.metadata import FIELD_MANAGER, pods_service_name
+from textgen_operator.resource import ObjectMeta, Spec
+from textgen_operator.rollout.rotation import ANNOTATION as SECRETS
 from textgen_operator.workloads import PODS_FROM, workload_of
 
 _NOT_IN_PODS = {"replicas", "suspend", "autoscaling", "disruption", "rollout", "network", "metrics"}
@@ -35,19 +38,18 @@ class Pinned:
     pending: str = ""
 
 
-def pin(desired: Manifest, live: Manifest | None, spec: Spec, version: str, *, roll: bool) -> Pinned:
+def pin(desired: Manifest, old: dict[str, Any] | None, spec: Spec, version: str, *, roll: bool) -> Pinned:
     """The workload with the pods that it should have now.
 
     Args:
         desired: as this operator renders it.
-        live: as it is, or None.
+        old: the record of the pods that it has, or None.
         spec: what it is rendered for.
         version: of this operator with its defaults.
         roll: whether an upgrade is to replace pods at once.
     """
     parts = workload_of(desired).made_from(desired)
     fresh = {"version": version, "spec": _hash(spec), **parts}
-    old = record(live)
     if old is None or roll or old["spec"] != fresh["spec"] or all(old.get(part) == parts[part] for part in parts):
         return Pinned(_with(desired, fresh, parts), version)
     return Pinned(_with(desired, old, {part: old.get(part) for part in parts}), old["version"], version)
@@ -59,6 +61,19 @@ def record(live: Manifest | None) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(live["metadata"]["annotations"][PODS_FROM])
     return found
+
+
+def keeper_of(service: ObjectMeta) -> str:
+    """Name of the object, a Service, that keeps a copy of the record."""
+    return pods_service_name(service)
+
+
+def keep(workload: Manifest, keeper: Manifest) -> None:
+    """Put a copy of a workload's record, and of the mark of its secrets, into an object that outlives it."""
+    mark = workload_of(workload).templates(workload)[0]["metadata"].get("annotations", {}).get(SECRETS)
+    keeper["metadata"].setdefault("annotations", {})[PODS_FROM] = workload["metadata"]["annotations"][PODS_FROM]
+    if mark:
+        keeper["metadata"]["annotations"][SECRETS] = mark
 
 
 def _with(desired: Manifest, pinned: dict[str, Any], parts: dict[str, Any]) -> Manifest:

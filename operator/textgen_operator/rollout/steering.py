@@ -55,22 +55,26 @@ class Steering:
         self._version = render_version
         self._idleness = Idleness()
 
-    async def course(self, service: TextGenerationService, desired: Manifest, live: Manifest | None) -> Course:
+    async def course(
+        self, service: TextGenerationService, desired: Manifest, live: Manifest | None, keeper: Manifest | None = None
+    ) -> Course:
         """What is to be done about the workload.
 
         Args:
             service: whose.
             desired: the workload as rendered.
             live: ours, as it is, or None.
+            keeper: ours, what has a copy of the workload's record, as it is, or None.
 
         Raises:
             ApiError: the API server refused.
         """
         rollout = service.spec.rollout
         roll = rollout.on_operator_upgrade == "Roll"
-        pinned = pin(desired, live, service.spec, self._version, roll=roll)
+        pinned = pin(desired, record(live or keeper), service.spec, self._version, roll=roll)
         manifest = copy.deepcopy(pinned.manifest)
-        reads_secrets = await self._mark_secrets(service, manifest, live)
+        was = workload_of(live).templates(live)[0] if live else keeper
+        reads_secrets = await self._mark_secrets(service, manifest, was)
         workload_of(manifest).seal(manifest)
         again = rotation.LOOK_AGAIN if reads_secrets else None
         course = Course(manifest, service.spec.pods_wanted, pinned.version, pinned.pending, look_again=again)
@@ -83,18 +87,16 @@ class Steering:
         waits = service.spec.rollout.wait_for_idle_seconds and live is not None and not _at_rest(live)
         return replace(course, remove=list(step.remove), look_again=LOOK_AGAIN if waits else course.look_again)
 
-    async def _mark_secrets(self, service: TextGenerationService, manifest: Manifest, live: Manifest | None) -> bool:
-        """Put the hash of the secrets into the annotations of pods; whether they read any."""
+    async def _mark_secrets(self, service: TextGenerationService, manifest: Manifest, was: Manifest | None) -> bool:
+        """Put the hash of the secrets into the annotations of pods; whether they read any. `was` is annotated with the
+        hash until now."""
         workload = workload_of(manifest)
         pod = workload.templates(manifest)[0]["spec"]
         found = await rotation.checksum(self._client, service.metadata.namespace, pod)
-        marked = None if live is None else _annotations(workload.templates(live)[0]).get(rotation.ANNOTATION)
-        if found is None or (service.spec.rollout.on_secret_change == "Keep" and live is not None):
-            # What is there stays: neither taking the mark away nor setting it is worth a restart.
-            mark = marked
-        else:
-            mark = found
-        if mark:
+        marked = None if was is None else _annotations(was).get(rotation.ANNOTATION)
+        keeps = found is None or (service.spec.rollout.on_secret_change == "Keep" and was is not None)
+        # What is there stays: neither taking the mark away nor setting it is worth a restart.
+        if mark := marked if keeps else found:
             workload.mark(manifest, rotation.ANNOTATION, mark)
         return found != ""
 
