@@ -153,6 +153,8 @@ def _add_volumes(command: _Command, name: str, pod: Manifest, container: Manifes
             command.add("--volume", f"{source}:{inside}" + (":ro" if mount.get("readOnly") else ""))
         elif inside == "/dev/shm" and "sizeLimit" in volume.get("emptyDir", {}):
             command.add("--shm-size", _size(volume["emptyDir"]["sizeLimit"]))
+        elif "image" in volume:
+            command.add("--mount", f"type=image,source={volume['image']['reference']},target={inside}")
         elif "emptyDir" in volume:
             # Docker's default is noexec, and compiled kernels are loaded from there.
             command.add("--tmpfs", f"{inside}:exec")

@@ -23,7 +23,7 @@ import aiohttp
 from textgen_operator.kinds import Manifest
 from textgen_operator.render.cache import VOLUME_NAME
 from textgen_operator.render.container import CONTAINER_NAME, LOG_FORMAT
-from textgen_operator.render.sources import CLAIM_VOLUME
+from textgen_operator.render.sources import CLAIM_VOLUME, IMAGE_VOLUME
 from textgen_operator.resource import Gpu
 from textgen_server.settings import ServerOptions, env_of, flag_of
 
@@ -155,6 +155,9 @@ def _folders(pod: Manifest, container: Manifest, machine: Machine) -> dict[str, 
             raise LocalError(
                 f"volume claim {claim} is in a cluster: here, name a local folder instead of pvc://{claim}"
             )
+        if volume["name"].startswith(IMAGE_VOLUME):
+            image = volume["image"]["reference"]
+            raise LocalError(f"a process mounts no image: name a local folder instead of oci://{image}")
         if volume["name"] == VOLUME_NAME and "hostPath" in volume:
             return {path: Path(volume["hostPath"]["path"])}
     return {path: machine.cache}

@@ -140,6 +140,7 @@ def test_a_bucket_of_google_gets_its_credentials_as_a_file(docker: Path) -> None
 def test_the_cache_is_a_folder_or_a_volume_of_dockers(cache: dict[str, Any], volume: str) -> None:
     assert f"--volume {volume} " in printed(cache=cache)
     assert "--volume weights:/claims/weights:ro " in printed(cache=cache, model="pvc://weights/llama")
+    assert "--mount type=image,source=org/llama:1,target=/images/0 " in printed(model="oci://org/llama:1")
 
 
 def test_what_it_cannot_do_is_said() -> None:

@@ -118,6 +118,11 @@ def test_a_volume_claim_is_in_no_machine() -> None:
         process_of(model="pvc://weights/llama")
 
 
+def test_a_process_mounts_no_image() -> None:
+    with pytest.raises(LocalError, match="name a local folder instead of oci://org/llama:1"):
+        process_of(model="oci://org/llama:1#models")
+
+
 def test_what_is_optional_may_be_missing() -> None:
     source = {"configMapKeyRef": {"name": "proxy", "key": "url", "optional": True}}
     assert "PROXY" not in process_of(env=[{"name": "PROXY", "valueFrom": source}]).env

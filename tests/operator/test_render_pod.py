@@ -40,6 +40,16 @@ def test_a_volume_claim_is_mounted_read_only_and_keeps_its_address_as_name() -> 
     assert mounted(**spec)["claim-0"] == {"name": "claim-0", "mountPath": "/claims/weights.v2", "readOnly": True}
 
 
+def test_an_image_is_mounted_as_a_volume() -> None:
+    image = "registry.internal:5000/llama@sha256:01"
+    spec = {"model": f"oci://{image}#models", "adapters": [{"name": "law", "source": "oci://ghcr.io/org/law:1"}]}
+    assert args_of(**spec)["--model-id"] == "/images/0/models"
+    assert args_of(**spec)["--served-model-name"] == f"oci://{image}#models"
+    assert args_of(**spec)["--lora-adapters"] == "law=/images/1"
+    assert volumes(**spec)["image-0"]["image"] == {"reference": image, "pullPolicy": "IfNotPresent"}
+    assert mounted(**spec)["image-1"] == {"name": "image-1", "mountPath": "/images/1", "readOnly": True}
+
+
 def test_adapters_reach_the_server_with_their_revisions() -> None:
     spec = service(
         adapters=[

@@ -128,6 +128,8 @@ def test_a_name_that_cannot_name_a_service_is_refused(name: str) -> None:
         "gs://bucket/path",
         "pvc://weights",
         "pvc://weights/llama 3",
+        "oci://ghcr.io/org/llama:v1",
+        "oci://registry:5000/llama@sha256:0123#models/llama",
         "org/model-1.5_x.y",
     ],
 )

@@ -19,7 +19,7 @@ def server_options(spec: Spec) -> ServerOptions:
         pydantic.ValidationError: the server would not take them.
     """
     asked: dict[str, Any] = {
-        "model_id": sources.for_server(spec.model),
+        "model_id": sources.for_server(spec.model, spec),
         "revision": spec.revision,
         "served_model_name": spec.served_model_name or sources.name_for_clients(spec.model),
         "quantize": spec.quantize,

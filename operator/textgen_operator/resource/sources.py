@@ -10,8 +10,9 @@ from textgen_operator.rules import Part, Rule
 
 _NAME = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 HUB = "(hf://)?[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
-_ELSEWHERE = f"(s3|gs)://[^,[:space:]]+|pvc://{_NAME}(/[^,[:space:]]+)?|/[^,[:space:]]*"
-MODEL = f"{HUB}|package://[A-Za-z_][A-Za-z0-9_.]*|(s3|gs)://.+|pvc://{_NAME}(/.+)?|/.+"
+_IMAGE = "oci://[A-Za-z0-9][A-Za-z0-9._:/@-]*(#[A-Za-z0-9._/-]+)?"
+_ELSEWHERE = f"(s3|gs)://[^,[:space:]]+|pvc://{_NAME}(/[^,[:space:]]+)?|{_IMAGE}|/[^,[:space:]]*"
+MODEL = f"{HUB}|package://[A-Za-z_][A-Za-z0-9_.]*|(s3|gs)://.+|pvc://{_NAME}(/.+)?|{_IMAGE}|/.+"
 """Addresses of models; as for those below, the syntax is one that CEL and Python share."""
 ADAPTER = f"{HUB}|{_ELSEWHERE}"
 """Addresses of adapters, which stand in a list with commas."""
@@ -29,7 +30,7 @@ class Adapter(Part):
     """Its name in the API."""
 
     source: str = Field(min_length=1, max_length=512)
-    """Where it is, as `model`: on the hub, in a bucket, in a volume claim, or a folder of the image."""
+    """Where it is, as `model`: on the hub, in a bucket, in a volume claim, in an image, or a folder in the pod."""
 
     revision: str | None = Field(default=None, min_length=1, max_length=128, pattern=r"^[^,\s]+$")
     """Branch, tag or commit on the hub. Default: main."""
@@ -37,7 +38,7 @@ class Adapter(Part):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "adapters.source must be an id on the hub (org/name or hf://org/name), s3://BUCKET/PATH, gs://BUCKET/PATH, "
-            "pvc://CLAIM/PATH or an absolute path, without commas and blanks",
+            "pvc://CLAIM/PATH, oci://IMAGE#PATH or an absolute path, without commas and blanks",
             f"self.source.matches('^({ADAPTER})$')",
             lambda adapter: re.fullmatch(python_pattern(ADAPTER), adapter.source) is not None,
             ".source",

@@ -66,7 +66,8 @@ class Spec(Part):
 
     model: str = Field(min_length=1, max_length=512)
     """What to serve: an id on the Hugging Face hub (org/name, or hf://org/name), a folder in a bucket (s3://BUCKET/PATH,
-    gs://BUCKET/PATH), in a volume claim (pvc://CLAIM/PATH, which is mounted read-only), a folder or .gguf file inside
+    gs://BUCKET/PATH), in a volume claim (pvc://CLAIM/PATH, which is mounted read-only), in an image (oci://IMAGE, or
+    oci://IMAGE#PATH for a folder of it, which needs nodes that mount images), a folder or .gguf file inside
     the pod as an absolute path, or package://NAME, weights inside a Python package of the image."""
 
     revision: str | None = Field(default=None, min_length=1, max_length=128)
@@ -175,7 +176,7 @@ class Spec(Part):
         ),
         Rule(
             "model must be an id on the hub (org/name or hf://org/name), s3://BUCKET/PATH, gs://BUCKET/PATH, "
-            "pvc://CLAIM/PATH, an absolute path inside the pod, or package://NAME",
+            "pvc://CLAIM/PATH, oci://IMAGE#PATH, an absolute path inside the pod, or package://NAME",
             f"self.model.matches('^({MODEL})$')",
             lambda spec: re.fullmatch(MODEL, spec.model) is not None,
             ".model",
