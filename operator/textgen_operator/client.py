@@ -31,6 +31,10 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1
 _DRY_RUN: Mapping[bool, Mapping[str, str]] = {True: {"dryRun": "All"}, False: {}}
 
 
+_MALFORMED = ("failed to create typed patch object", "failed to convert new object")
+"""So the API server calls what is applied with a value of another type than its field's, and an error of its own."""
+
+
 class ApiError(Exception):
     """The API server refused a request.
 
@@ -51,8 +55,7 @@ class ApiError(Exception):
     def is_refusal(self) -> bool:
         """Whether the same request would be refused again: something that the user, not time, has to put right."""
         if self.status == 500:
-            # So the API server answers when a field has a value of another type than it should.
-            return "unable to convert unstructured object" in str(self)
+            return str(self).startswith(_MALFORMED)
         return self.status in (400, 403, 404, 405, 413, 415, 422)
 
 

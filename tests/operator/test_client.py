@@ -46,10 +46,16 @@ async def test_a_refusal_keeps_the_api_servers_words(
     assert (error.status, error.reason, error.is_refusal) == (status, "Invalid", is_refusal)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "failed to create typed patch object (models/chat; apps/v1, Kind=StatefulSet): .spec.x: expected string, got 7",
+        "failed to convert new object (models/chat; apps/v1, Kind=StatefulSet) to proper version: quantities must match",
+    ],
+)
 async def test_a_value_of_another_type_is_a_refusal_though_the_api_server_calls_it_an_error_of_its_own(
-    client: Client, kmock: RawHandler
+    client: Client, kmock: RawHandler, said: str
 ) -> None:
-    said = "failed to convert new object: unable to convert unstructured object to apps/v1: quantities must match"
     kmock["patch", PODS] << 500 << {"kind": "Status", "message": said}
     with pytest.raises(ApiError) as caught:
         await client.apply(PODS, {}, "textgen-operator")
