@@ -5,7 +5,9 @@
     python bench/gpu.py --tiny               a tiny shape, on the CPU too, to see that it runs
 
 Needs torch, what the server imports (pydantic-settings, safetensors), and the server: installed, or found by
-PYTHONPATH=modelserver. Each part is a process with a time limit of its own; what one got before it failed counts, and the others go on.
+PYTHONPATH=modelserver.
+
+Each part is a process with a time limit of its own; what one got before it failed counts, and the others go on.
 `limit` is what bytes over the bandwidth of a copy, or operations over the speed of a matrix product, allow, both
 measured in the same run. Targets are for an H100; an H200's are shorter in proportion to the bandwidth.
 """

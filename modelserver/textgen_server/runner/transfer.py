@@ -57,7 +57,9 @@ def pack(arrays: Sequence[Array], device: torch.device) -> tuple[Tensor, list[Pl
 
 
 def to_device(arrays: Sequence[Array], device: torch.device) -> list[Tensor]:
-    """`arrays` on the device, by one copy. They may change as soon as this returns."""
+    """`arrays`, which nobody may change any more, on the device: by one copy, or where they are if that is the CPU."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
     packed, where = pack(arrays, device)
     there = packed.to(device, non_blocking=True)
     return [place.of(there) for place in where]
