@@ -17,3 +17,9 @@ def log_in(**_: Any) -> kopf.ConnectionInfo:
 @kopf.on.event(GROUP, VERSION, PLURAL)
 async def look_at(namespace: str | None, name: str, memo: kopf.Memo, **_: Any) -> None:
     memo.queue.add((namespace, name))
+
+
+@kopf.on.cleanup()
+async def end_work(memo: kopf.Memo, **_: Any) -> None:
+    """kopf is ending. It would wait five seconds for tasks that it did not begin, which know of no end."""
+    memo.end()

@@ -43,7 +43,8 @@ async def answered(routes: web.Application, port: int) -> AsyncIterator[None]:
     if not port:
         yield
         return
-    runner = web.AppRunner(routes, access_log=None)
+    # A connection that is kept open holds up the operator's end.
+    runner = web.AppRunner(routes, access_log=None, keepalive_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, port=port).start()

@@ -133,13 +133,13 @@ class _Turns:
         lost: BaseException | None = None
         self._controller = Controller(self._client, self._options)
         try:
-            async with _running(self._controller, lease):
+            async with _running(self._controller, lease, stop) as work:
                 await kopf.operator(
                     settings=kopf_settings(),
-                    memo=kopf.Memo(queue=self._controller.queue),
+                    memo=kopf.Memo(queue=self._controller.queue, end=work.end),
                     namespaces=self._options.namespaces,
                     clusterwide=not self._options.namespaces,
-                    stop_flag=stop,
+                    stop_flag=work.ended,
                 )
         except* LeaseLost as group:
             lost = group.exceptions[0]
@@ -151,16 +151,35 @@ class _Turns:
             raise lost
 
 
+class _Work:
+    """What runs beside kopf: the controller, and what keeps the Lease."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self.parts: list[asyncio.Task[None]] = []
+
+    def end(self) -> None:
+        """End it, and kopf."""
+        self.ended.set()
+        for part in self.parts:
+            part.cancel()
+
+    async def end_at(self, stop: asyncio.Event) -> None:
+        """End kopf, and by that the rest, when `stop` is set."""
+        await stop.wait()
+        self.ended.set()
+
+
 @contextlib.asynccontextmanager
-async def _running(controller: Controller, lease: Lease) -> AsyncIterator[None]:
+async def _running(controller: Controller, lease: Lease, stop: asyncio.Event) -> AsyncIterator[_Work]:
     """The controller runs inside, and the Lease is kept; if one fails, all is cancelled and the failure raised."""
+    work = _Work()
     async with asyncio.TaskGroup() as tasks:
-        parts = [tasks.create_task(lease.keep()), tasks.create_task(controller.run())]
+        work.parts = [tasks.create_task(part) for part in (lease.keep(), controller.run(), work.end_at(stop))]
         # When kopf ends, it waits for every task that began after itself, and then cancels it.
         await controller.started.wait()
-        yield
-        for part in parts:
-            part.cancel()
+        yield work
+        work.end()
 
 
 async def _wait_for_our_kind(client: Client) -> None:
