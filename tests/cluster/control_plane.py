@@ -74,6 +74,8 @@ class Request:
     group: str
     resource: str
     namespace: str
+    allowed: bool
+    """Whether the user has the right to it. It may be refused all the same, as while a definition is going."""
 
     @property
     def right(self) -> tuple[str, str]:
@@ -131,6 +133,7 @@ def _request(event: dict[str, Any]) -> Request:
         group=target.get("apiGroup", ""),
         resource=resource,
         namespace=target.get("namespace", ""),
+        allowed=event.get("annotations", {}).get("authorization.k8s.io/decision") == "allow",
     )
 
 
