@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from textgen_operator.kinds import Manifest
-from textgen_operator.render import Defaults, render
+from textgen_operator.render import Defaults, render, statefulset
 from textgen_operator.render.defaults import SERVER_IMAGE
 from textgen_operator.resource import TextGenerationService
 from textgen_operator.yamlfile import SourceError, dump, load_service, load_services
@@ -192,14 +192,13 @@ def _print_docker(service: TextGenerationService, arguments: argparse.Namespace)
 
 
 def _statefulset(service: TextGenerationService, arguments: argparse.Namespace) -> Manifest:
-    """What carries the pods. Raises LocalError where they are not those of one machine."""
+    """What would carry the pods, if KServe did not. Raises LocalError where they are not of one machine."""
     from textgen_operator.local import LocalError
 
     defaults = Defaults(image=arguments.server_image)
-    found = next((manifest for manifest in render(service, defaults) if manifest["kind"] == "StatefulSet"), None)
-    if found is None:
-        raise LocalError("it runs over several nodes (spec.nodes), or by KServe (spec.kserve): leave that out here")
-    return found
+    if service.spec.nodes > 1:
+        raise LocalError("it runs over several nodes (spec.nodes): leave that out here")
+    return statefulset.render(service, defaults)
 
 
 def _render(arguments: argparse.Namespace) -> int:

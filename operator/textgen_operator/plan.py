@@ -70,6 +70,11 @@ class Plan:
         return any(step.restarts for step in self.steps)
 
     @property
+    def moves(self) -> bool:
+        """Whether another kind of object would carry the pods."""
+        return any(step.restarts and step.action == "delete" for step in self.steps)
+
+    @property
     def is_blocked(self) -> bool:
         """Whether something stands in its way."""
         return bool(self.refusal) or any(step.action == "blocked" for step in self.steps)
@@ -202,7 +207,8 @@ async def _leftovers(client: Client, service: ObjectMeta, desired: list[Manifest
             continue
         found = await client.items(kind.path(service.namespace), f"{SERVICE_LABEL}={service.name}")
         names = [live["metadata"]["name"] for live in found if is_ours(live, service)]
-        steps += [Step(f"{kind.name} {name}", "delete") for name in names if (kind, name) not in wanted]
+        restarts = kind in WORKLOADS
+        steps += [Step(f"{kind.name} {name}", "delete", (), restarts) for name in names if (kind, name) not in wanted]
     return steps
 
 
@@ -244,7 +250,8 @@ def _of_pods(plan: Plan) -> str:
         return "pods: none restarts"
     first = rollout.partition if rollout.strategy == "Rolling" else 0
     count = max(0, min(replicas, plan.service.spec.replicas) - first)
-    return f"pods: {count * plan.service.spec.nodes} restart, {_PACE[rollout.strategy]}"
+    pace = _PACE["Recreate" if plan.moves else rollout.strategy]
+    return f"pods: {count * plan.service.spec.nodes} restart, {pace}"
 
 
 _PACE = {
@@ -265,7 +272,7 @@ def _of_gpus(plan: Plan) -> str:
     width = max(len(before), len(after))
     padded = [counts + [0] * (width - len(counts)) for counts in (before, after)]
     peak = sum(max(pair) for pair in zip(*padded, strict=True))
-    if plan.restarts and plan.service.spec.rollout.strategy == "Surge":
+    if plan.restarts and not plan.moves and plan.service.spec.rollout.strategy == "Surge":
         peak += gpu.count * plan.service.spec.nodes
     if not peak:
         return ""

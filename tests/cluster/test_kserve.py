@@ -1,11 +1,14 @@
 """Services whose pods belong to an InferenceService of KServe's. KServe itself is played by the tests."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.control_plane import ControlPlane
 from cluster.definitions import served
 from cluster.kube import Kube, Namespace, Refused, eventually
 from cluster.operator_process import Operator
+from cluster.test_plan import plan
 from foreign_definitions import definition
 
 from textgen_operator.kinds import INFERENCE_SERVICES, PODS, SERVICES_OF_OURS, STATEFUL_SETS, Manifest
@@ -33,7 +36,7 @@ def play_kserve(namespace: Namespace, name: str) -> None:
 
 
 def test_an_inferenceservice_takes_the_statefulsets_place_and_gives_it_back(
-    operator: Operator, kube: Kube, namespace: Namespace
+    operator: Operator, kube: Kube, namespace: Namespace, plane: ControlPlane, tmp_path: Path
 ) -> None:
     namespace.serve("chat", resources=RESOURCES)
     eventually(lambda: namespace.stands("chat"))
@@ -65,6 +68,9 @@ def test_an_inferenceservice_takes_the_statefulsets_place_and_gives_it_back(
         eventually(ready)
         assert namespace.get(INFERENCE_SERVICES, "chat")["metadata"]["resourceVersion"] == version
 
+        _, text = plan(plane, namespace, tmp_path, resources=RESOURCES)
+        assert "delete    InferenceService chat" in text
+        assert "pods: 1 restart, all at once" in text
         namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"kserve": None}})
         eventually(lambda: namespace.get(STATEFUL_SETS, "chat"))
         assert not namespace.exists(INFERENCE_SERVICES, "chat")
