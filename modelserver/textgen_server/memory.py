@@ -81,9 +81,11 @@ def demand(size: ModelSize, form: Form) -> Demand:
     return Demand(math.ceil(weights / 8), math.ceil(size.cached * form.tokens * BITS[form.cache_dtype] / 8))
 
 
-def shortage(size: ModelSize, form: Form, room: int, place: str, shards: int = 1, gpu: bool = True) -> str | None:
+def shortage(
+    size: ModelSize, form: Form, room: int, place: str, shards: int = 1, gpu: bool = True, nodes: int = 1
+) -> str | None:
     """Why one of `shards` shards, of this `size` and `form`, does not fit into `room` bytes at `place`, how much is
-    missing, and which flags would help; None where it fits."""
+    missing, and which flags would help; None where it fits. The shards are on `nodes` nodes."""
     needed = demand(size, form)
     missing = needed.total - room
     if missing <= 0:
@@ -92,14 +94,14 @@ def shortage(size: ModelSize, form: Form, room: int, place: str, shards: int = 1
     if needed.kv_cache:
         parts.append(f"{_gb(needed.kv_cache)} of KV cache for {form.tokens} tokens")
     of = "the model" if shards == 1 else f"each of the {shards} shards"
-    ways = list(_remedies(size, form, room, shards, gpu))
+    ways = list(_remedies(size, form, room, shards, gpu, nodes))
     advice = f"it would fit with {' or '.join(ways)}" if ways else "choose a smaller model, or a place with more memory"
     return (
         f"{of} needs {' and '.join(parts)}, and {_gb(room)} are free on {place}: {_gb(missing)} are missing; {advice}"
     )
 
 
-def _remedies(size: ModelSize, form: Form, room: int, shards: int, gpu: bool) -> Iterator[str]:
+def _remedies(size: ModelSize, form: Form, room: int, shards: int, gpu: bool, nodes: int) -> Iterator[str]:
     """Flags, each of which alone suffices; the least harmful of each kind."""
 
     def fits(form: Form, size: ModelSize = size) -> bool:
@@ -123,7 +125,7 @@ def _remedies(size: ModelSize, form: Form, room: int, shards: int, gpu: bool) ->
     if gpu:
         counts = (count for count in range(2, MOST_SHARDS // shards + 1) if fits(form, size.shard(count)))
         if (count := next(counts, None)) is not None:
-            yield f"--num-shard {shards * count}"
+            yield f"--num-shard {shards // nodes * count}"
 
 
 def _gb(num_bytes: int) -> str:

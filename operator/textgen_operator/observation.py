@@ -82,10 +82,8 @@ class Observer:
 def _in_question(workload: Manifest | None, pods: list[Manifest]) -> list[tuple[str, str]]:
     """Kind and name of the objects whose events may say why pods do not come to be."""
     about: list[tuple[str, str]] = []
-    if workload and workload["kind"] == STATEFUL_SETS.name:
-        tally = workload_of(workload).tally(workload, pods)
-        if tally.replicas < tally.wanted:
-            about.append((STATEFUL_SETS.name, workload["metadata"]["name"]))
+    if workload:
+        about += [(STATEFUL_SETS.name, name) for name in workload_of(workload).lacking(workload, pods)]
     for pod in sorted(pods, key=name_of):
         if condition(pod, "PodScheduled").get("status") == "False":
             about += [("PersistentVolumeClaim", claim) for claim in claims(pod)]

@@ -60,6 +60,12 @@ def test_every_flag_that_is_said_to_help_does(room: float, dtype: str) -> None:
         assert demand(size, Form(dtype_then, cache_dtype, tokens, bits)).total <= free, flag
 
 
+def test_shards_are_said_as_they_are_on_each_node() -> None:
+    shard = MISTRAL.shard(4)
+    lack = shortage(shard, HALVES, demand(shard, HALVES).total * 3 // 4, "a GPU", shards=4, nodes=2) or ""
+    assert "--num-shard 4" in lack  # 2 on each of the nodes are too few
+
+
 def test_on_the_cpu_more_shards_do_not_help() -> None:
     lack = shortage(MISTRAL, HALVES, GB, "cpu", gpu=False)
     assert lack is not None

@@ -86,7 +86,8 @@ def _build_empty(
     try:
         model: CausalModel = config.family.load()(config, Builder(survey, group, linear, attention))
     except TooManyRanks as error:
-        raise StartupError(f"--num-shard {group.size} is too much for this model: {error}; lower it") from None
+        of = f" on {nodes} nodes" if (nodes := group.size // group.size_here) > 1 else ""
+        raise StartupError(f"--num-shard {group.size_here}{of} is too much for this model: {error}; lower it") from None
     num_bytes = sum(survey.stored_bytes(part) for part in survey.parts)
     size = memory.ModelSize(linear.numbers, survey.numbers - linear.numbers, model.cache_spec.numbers)
     return survey, Outline(num_bytes, num_bytes - linear.num_bytes, size)
@@ -123,7 +124,8 @@ def check_room(
         return
     model, cache = map(cache_name, dtypes)
     form = memory.Form(model, cache, options.max_total_tokens or 0, _linear_bits(outline, weights, group))
-    lack = memory.shortage(outline.size, form, room, device_name(device), group.size, device.type == "cuda")
+    gpu, nodes = device.type == "cuda", group.size // group.size_here
+    lack = memory.shortage(outline.size, form, room, device_name(device), group.size, gpu, nodes)
     if lack is not None:
         raise OutOfMemory(lack)
 

@@ -23,8 +23,11 @@ _log = logging.getLogger(__name__)
 Address = Path | tuple[str, int]
 """Of a Unix socket, or host and port."""
 
-CONNECT_SECONDS = 60.0
+CONNECT_SECONDS = 60
+"""Rank 0 may have strangers to turn away first."""
+
 PROOF_SECONDS = 10
+"""How long one of them may keep it waiting."""
 
 
 def accept_workers(address: Address, key: bytes, count: int) -> list[Connection]:
@@ -34,7 +37,7 @@ def accept_workers(address: Address, key: bytes, count: int) -> list[Connection]
         while len(workers) < count:
             end, peer = listener.accept()
             try:
-                workers.append(_proven(end, key, asks_first=True))
+                workers.append(_proven(end, key, PROOF_SECONDS, asks_first=True))
             except (AuthenticationError, EOFError, OSError) as error:
                 _log.warning("turned away %s at the ranks' pipe: %s", peer or "a process", error)
     return workers
@@ -50,18 +53,19 @@ def connect(address: Address, key: bytes) -> Connection:
             break
         except (FileNotFoundError, ConnectionRefusedError):
             if time.monotonic() > deadline:
-                raise StartupError(f"rank 0 did not open {address} within {CONNECT_SECONDS:.0f} s") from None
+                raise StartupError(f"rank 0 did not open {address} within {CONNECT_SECONDS} s") from None
             time.sleep(0.02)
     try:
-        return _proven(end, key, asks_first=False)
+        return _proven(end, key, CONNECT_SECONDS, asks_first=False)
     except (AuthenticationError, EOFError, OSError) as error:
         raise StartupError(f"rank 0 at {address} does not know this rank's key: {error}") from None
 
 
-def _proven(end: socket.socket, key: bytes, asks_first: bool) -> Connection:
-    """`end` as a connection, once both sides know of each other that they have the key."""
+def _proven(end: socket.socket, key: bytes, seconds: int, *, asks_first: bool) -> Connection:
+    """`end` as a connection, once both sides know of each other that they have the key. The other may think for
+    `seconds` about each answer."""
     with end:
-        _set_timeout(end, PROOF_SECONDS)
+        _set_timeout(end, seconds)
         if end.family != socket.AF_UNIX:
             # Plans are sent without waiting for answers: the kernel must not collect them.
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

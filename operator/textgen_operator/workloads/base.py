@@ -71,6 +71,9 @@ class Workload(Protocol):
             pods: of the service.
         """
 
+    def lacking(self, manifest: Manifest, pods: Sequence[Manifest]) -> list[str]:
+        """Names of the StatefulSets that have fewer pods than they should. Arguments as of `tally`."""
+
     def complaint(self, manifest: Manifest) -> Diagnosis | None:
         """Why its own controller does not call it ready, where pods are not all that counts; None when it does."""
 

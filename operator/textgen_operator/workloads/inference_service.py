@@ -67,6 +67,9 @@ class InferenceService:
             observed=True,
         )
 
+    def lacking(self, manifest: Manifest, pods: Sequence[Manifest]) -> list[str]:
+        return []
+
     def complaint(self, manifest: Manifest) -> Diagnosis | None:
         said = condition(manifest, "Ready")
         if said.get("status") == "True":

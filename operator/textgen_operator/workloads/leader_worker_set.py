@@ -46,10 +46,7 @@ class LeaderWorkerSet:
     def tally(self, manifest: Manifest, pods: Sequence[Manifest]) -> Tally:
         size = int(_group(manifest).get("size", 1))
         newest = self._revision(_group(manifest)["leaderTemplate"])
-        groups: dict[str, list[Manifest]] = defaultdict(list)
-        for pod in pods:
-            if "deletionTimestamp" not in pod["metadata"]:
-                groups[pod["metadata"].get("labels", {}).get(_GROUP, "")].append(pod)
+        groups = _groups_of(pods)
         revisions = [{self._revision(pod) for pod in group} for group in groups.values()]
         return Tally(
             wanted=int(manifest["spec"].get("replicas", 1)),
@@ -66,11 +63,26 @@ class LeaderWorkerSet:
         """Of a pod, or of a template of pods."""
         return str(made["metadata"].get("labels", {}).get(self.revision_label, ""))
 
+    def lacking(self, manifest: Manifest, pods: Sequence[Manifest]) -> list[str]:
+        # One has the leaders, and each leader's followers have one of their own.
+        name, tally, groups = manifest["metadata"]["name"], self.tally(manifest, pods), _groups_of(pods)
+        of_leaders = [name] if tally.replicas < tally.wanted else []
+        return of_leaders + [f"{name}-{index}" for index, group in groups.items() if len(group) < tally.pods_each]
+
     def complaint(self, manifest: Manifest) -> Diagnosis | None:
         return None
 
     def addresses(self, manifest: Manifest) -> list[str]:
         return []
+
+
+def _groups_of(pods: Sequence[Manifest]) -> dict[str, list[Manifest]]:
+    """By number, without the pods on their way out."""
+    groups: dict[str, list[Manifest]] = defaultdict(list)
+    for pod in pods:
+        if "deletionTimestamp" not in pod["metadata"]:
+            groups[pod["metadata"].get("labels", {}).get(_GROUP, "")].append(pod)
+    return groups
 
 
 def _group(manifest: Manifest) -> Manifest:

@@ -46,6 +46,10 @@ class StatefulSet:
             observed=status.get("observedGeneration") == manifest["metadata"]["generation"],
         )
 
+    def lacking(self, manifest: Manifest, pods: Sequence[Manifest]) -> list[str]:
+        tally = self.tally(manifest, pods)
+        return [manifest["metadata"]["name"]] if tally.replicas < tally.wanted else []
+
     def complaint(self, manifest: Manifest) -> Diagnosis | None:
         return None
 
