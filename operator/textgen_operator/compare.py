@@ -134,7 +134,7 @@ def invaded_lists(desired: Manifest, live: Manifest) -> dict[str, list[Any]]:
 def _is_invaded(desired: Any, live: Any, name: str) -> bool:
     if isinstance(desired, dict) and isinstance(live, dict):
         return any(_is_invaded(value, live.get(key), key) for key, value in desired.items())
-    if isinstance(live, list) and _has_objects(desired):
+    if _has_objects(live) and _has_objects(desired):
         ours = {_identity(item, name): item for item in desired}
         return any(
             identity not in ours or _is_invaded(ours[identity], item, name)

@@ -50,7 +50,7 @@ async def test_a_refusal_keeps_the_api_servers_words(
     "said",
     [
         "failed to create typed patch object (models/chat; apps/v1, Kind=StatefulSet): .spec.x: expected string, got 7",
-        "failed to convert new object (models/chat; apps/v1, Kind=StatefulSet) to proper version: quantities must match",
+        "failed to convert new object (models/chat; apps/v1, Kind=StatefulSet) to proper version: quantities must",
     ],
 )
 async def test_a_value_of_another_type_is_a_refusal_though_the_api_server_calls_it_an_error_of_its_own(

@@ -170,3 +170,26 @@ def test_live_may_have_more_but_not_less() -> None:
     assert not covers({"b": [{"c": 2}, {}]}, live)
     assert not covers({"e": None}, live)
     assert not covers(copy.deepcopy(live) | {"a": 2}, live)
+
+
+def _inner(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all objects and lists in a manifest."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [
+        below
+        for key, item in items
+        if isinstance(item, dict | list)
+        for below in [(*path, key), *_inner(item, (*path, key))]
+    ]
+
+
+@pytest.mark.parametrize("nonsense", ["x", 7, ["x"], [{"name": "x"}], [["x"]], {"x": ["x"]}], ids=str)
+def test_nonsense_is_another_value_wherever_it_stands(nonsense: Any) -> None:
+    desired, live = recorded("statefulset")
+    for path in _inner(desired["spec"], ("spec",)):
+        changed = copy.deepcopy(desired)
+        parent: Any = changed
+        for key in path[:-1]:
+            parent = parent[key]
+        parent[path[-1]] = nonsense
+        assert not applied(changed, live, "statefulset")
