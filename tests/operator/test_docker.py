@@ -17,11 +17,7 @@ from textgen_operator.local import LocalError
 from textgen_operator.render import Defaults, render
 from textgen_operator.yamlfile import load_service
 
-ON_ONE_MACHINE = [
-    example
-    for example in EXAMPLES
-    if any(manifest["kind"] == "StatefulSet" for manifest in render(load_service(example, None), Defaults()))
-]
+ON_ONE_MACHINE = [example for example in EXAMPLES if load_service(example, None).spec.nodes == 1]
 SECRET = {"secretKeyRef": {"name": "s", "key": "k"}}
 
 
@@ -197,13 +193,8 @@ def test_every_example_can_be_printed_with_the_installations_image(
 def test_what_is_not_of_one_machine_is_refused_with_the_cure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    published = {
-        "gpu": {"count": 0},
-        "kserve": {"publish": "InferenceService"},
-        "resources": {"limits": {"cpu": 4, "memory": "8Gi"}},
-    }
-    file = tmp_path / "published.yaml"
-    file.write_text(json.dumps(custom_resource(**published)))
+    file = tmp_path / "two-nodes.yaml"
+    file.write_text(json.dumps(custom_resource(nodes=2, gpu={"count": 0})))
     for more in ([], ["--print-docker"]):
         assert main(["run", str(file), "--port", str(free_port()), *more]) == 1
         assert "leave that out here" in capsys.readouterr().err
