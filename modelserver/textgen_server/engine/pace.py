@@ -3,7 +3,7 @@
 A step with a chunk should take at most 1 + SHARE times as long as one that only decodes. How long prompt tokens take is
 learned from the steps themselves. It delays the prompt, and changes no text. It does not bind
 
-- where nobody decodes, or more prompts wait than requests decode: then throughput counts;
+- where nobody decodes, or several prompts wait, more than half as many as requests decode: then throughput counts;
 - prompts of up to SHORT_TOKENS: with them soon in the batch, every step is worth more.
 """
 
@@ -39,7 +39,8 @@ class Pace:
     def chunk(self, decodes: int, prompts: int) -> int:
         """Tokens of long prompts in a step with so many decodes, while so many prompts are computed or could be. 0 at
         times, so that it shows how long decoding takes by now."""
-        if not decodes or prompts > decodes or self._decode_seconds is None or self._token_seconds is None:
+        crowded = not decodes or prompts > max(decodes / 2, 1)
+        if crowded or self._decode_seconds is None or self._token_seconds is None:
             return self._most
         if self._mixed % EVERY == EVERY - 1:
             return 0

@@ -71,8 +71,9 @@ class Simulation:
 
 
 @pytest.mark.parametrize("machine", [CPU, GPU])
-def test_streams_go_on_at_half_their_speed_or_more_while_a_long_prompt_is_computed(machine):
-    simulation = Simulation(machine, streams=8)
+@pytest.mark.parametrize("streams", [1, 8])
+def test_streams_go_on_at_half_their_speed_or_more_while_a_long_prompt_is_computed(machine, streams):
+    simulation = Simulation(machine, streams)
     prompt = [5] * 2000
     simulation.add("long", prompt, 1)
     seconds, gaps = simulation.until_first("long")
@@ -100,9 +101,9 @@ def test_short_prompts_join_the_batch_at_once():
     assert all(len(simulation.times[f"short {number}"]) == 1 for number in range(3))
 
 
-def test_where_more_prompts_wait_than_streams_run_throughput_counts():
-    simulation = Simulation(CPU, streams=2)
-    for number in range(4):
+def test_where_many_prompts_wait_throughput_counts():
+    simulation = Simulation(CPU, streams=5)
+    for number in range(3):
         simulation.add(f"long {number}", [number] * 500, 1)
     simulation.step()
     assert simulation.times["long 0"]
