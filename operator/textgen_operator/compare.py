@@ -99,7 +99,8 @@ def _find(items: list[Any], kind: str, wanted: Any) -> Any:
     """The item that a key ("k") or a value ("v") of `fieldsV1` means, or None."""
     if kind == "v":
         return wanted if wanted in items else None
-    return next((item for item in items if all(item.get(key) == value for key, value in wanted.items())), None)
+    objects = (item for item in items if isinstance(item, dict))
+    return next((item for item in objects if all(item.get(key) == value for key, value in wanted.items())), None)
 
 
 def covers(desired: Any, live: Any, name: str = "", parent: str = "") -> bool:
