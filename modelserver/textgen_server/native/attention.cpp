@@ -45,12 +45,12 @@ struct Attend {
         thread_local std::vector<float> memory;
         memory.resize(ROWS * (2 * dim + width));
         float *query = memory.data(), *sums = query + ROWS * dim, *weights = sums + ROWS * dim;
-        float highest[ROWS], total[ROWS];
+        float highest[ROWS];
+        Vec total[ROWS] = {};  // in each lane, of its own tokens
         for (int r = 0; r < ROWS; ++r) {
             const float *from = step.queries + token(r) * step.query_stride + head(r) * dim;
             for (long i = 0; i < dim; ++i) query[r * dim + i] = from[i] * step.scale;
             highest[r] = -std::numeric_limits<float>::infinity();
-            total[r] = 0;
         }
         std::fill(sums, sums + ROWS * dim, 0.0f);
         const long end = position(ROWS - 1) + 1;
@@ -60,6 +60,11 @@ struct Attend {
         const int32_t *table = step.tables + piece.sequence * step.table_width;
         for (long block = first / step.block_size; block * step.block_size < end; ++block) {
             const long offset = (table[block] * step.kv_heads + piece.kv_head) * cell;
+            if (piece.tokens == 1) {  // a prompt's tokens find them in the cache
+                prefetch(values + offset);
+                if ((block + 1) * step.block_size < end)
+                    prefetch(keys + (table[block + 1] * step.kv_heads + piece.kv_head) * cell);
+            }
             scores<ROWS>(query, keys + offset, weights);
             bend<ROWS>(weights, block * step.block_size);
             for (int r = 0; r < ROWS; ++r) soften(weights + r * width, sums + r * dim, highest[r], total[r]);
@@ -67,8 +72,15 @@ struct Attend {
         }
         for (int r = 0; r < ROWS; ++r) {
             float *to = step.out + (token(r) * step.heads + head(r)) * dim;
-            for (long i = 0; i < dim; ++i) to[i] = sums[r * dim + i] / total[r];
+            const float all = sum(total[r]);
+            for (long i = 0; i < dim; ++i) to[i] = sums[r * dim + i] / all;
         }
+    }
+
+    // A cell is too short for the processor to see where it is read, and the next lies elsewhere.
+    void prefetch(const Number *from) const {
+        const char *first = reinterpret_cast<const char *>(from), *last = reinterpret_cast<const char *>(from + cell);
+        for (; first < last; first += 64) _mm_prefetch(first, _MM_HINT_T0);
     }
 
     // weights = query keys
@@ -87,6 +99,9 @@ struct Attend {
     void weigh(const float *weights, const Number *values, float *sums) const {
         const long width = step.padded_block, dim = step.head_dim;
         long column = 0;
+        if constexpr (ROWS * 4 <= TILE_ROWS * 2)  // few rows: more columns, so that sums do not wait for each other
+            for (; column + 4 * LANES <= dim; column += 4 * LANES)
+                product<ROWS, 4>(weights, width, values + column, dim, step.block_size, sums + column, dim, true);
         for (; column + TILE_COLUMNS <= dim; column += TILE_COLUMNS)
             product<ROWS, 2>(weights, width, values + column, dim, step.block_size, sums + column, dim, true);
         for (; column < dim; column += LANES)
@@ -127,7 +142,7 @@ struct Attend {
     }
 
     // One more block of a row's scores: they become weights, and what was summed before is scaled to the new maximum.
-    void soften(float *row, float *sums, float &highest, float &total) const {
+    void soften(float *row, float *sums, float &highest, Vec &total) const {
         const long width = step.padded_block;
         Vec most = splat(highest);
         for (long i = 0; i < width; i += LANES) {
@@ -151,7 +166,7 @@ struct Attend {
             for (long i = 0; i < step.head_dim; ++i) sums[i] *= shrink;
             highest = now;
         }
-        total += sum(added);
+        total += added;
     }
 
     static constexpr float HIDDEN = -std::numeric_limits<float>::infinity();
