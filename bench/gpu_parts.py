@@ -246,7 +246,7 @@ def _features(shape: Shape, name: str) -> tuple[int, int]:
 
 def attention(bench: Bench) -> Iterator[Result]:
     """Decode attention over pages beside torch's over keys that lie end to end, and a prompt's."""
-    from attention import step
+    from kernels import step
 
     from textgen_server.attention.base import AttentionSpec
     from textgen_server.attention.select import block_size_for, choose
