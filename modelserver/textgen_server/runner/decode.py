@@ -115,7 +115,7 @@ class Decodes:
             _log.warning("no memory for CUDA graphs of fewer than %d sequences, which run as so many now", done[0])
         except Exception as error:
             _log.warning("decode steps run without CUDA graphs, and slower, because capturing them failed: %s", error)
-            done = []
+            self._graphs, done = Graphs(), []
         self.sizes = done
         _log.info("captured decode steps of %d sizes in %.1f s", len(done), time.monotonic() - started)
 

@@ -57,6 +57,5 @@ def test_it_chooses_what_the_sampler_chooses(kind: Choice, dtype: torch.dtype, m
     assert logprobs.tolist() == pytest.approx(expected.logprobs, abs=1e-4)
 
 
-@pytest.mark.timeout(240)
 def test_it_compiles_for_gpus(tmp_path: Path) -> None:
     assert compiled(Path(__file__).with_name("compile_kernels.py"), tmp_path) == {"choose"}
