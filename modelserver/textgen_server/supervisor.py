@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 from textgen_server.errors import EngineUnavailable, StartupError
@@ -90,7 +91,8 @@ class AllRanks:
             if self._options.nnodes > 1:
                 await asyncio.wait({elsewhere}, timeout=NEWS_SECONDS)
             if elsewhere.done():
-                return Loss(f"{reason}; {elsewhere.result().reason}", elsewhere.result().of_node)
+                found = elsewhere.result()
+                return replace(found, reason=f"{reason}; {found.reason}")
             return Loss(reason)
         finally:
             here.cancel()
@@ -116,7 +118,8 @@ class Supervisor:
         first; it has said why."""
         while (loss := await self._start()) is not None:
             if not loss.of_node:
-                raise StartupError(f"the engine could not start ({loss.reason}); its reason is in the lines above")
+                why = f": {loss.reason}" if loss.elsewhere else "; its reason is in the lines above"
+                raise StartupError(f"the engine could not start{why}")
             await self._end(loss.reason)
 
     async def _start(self) -> Loss | None:

@@ -53,8 +53,9 @@ async def follow(
                 _log.info("stopping when the leader has: within %d s", settings.graceful_termination_timeout)
                 stop.clear()
                 await _first(stop, follower.released, seconds=settings.graceful_termination_timeout)
-            if following.done():
-                await following
+            for ended in (following, serving):
+                if ended.done():
+                    await ended
         finally:
             following.cancel()
             stopping.cancel()

@@ -17,9 +17,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loss:
-    """Why the ranks can no longer go on together. `of_node`: a whole node is away, and may come back."""
+    """Why the ranks can no longer go on together.
+
+    Attributes:
+        reason: what happened.
+        elsewhere: whether it happened on another node, whose log has more.
+        of_node: whether a whole node is away, and may come back.
+    """
 
     reason: str
+    elsewhere: bool = False
     of_node: bool = False
 
 
@@ -83,7 +90,7 @@ class Followers:
                     raise LinkLost("it is not connected")
                 await link.send(message)
             except LinkLost as error:
-                self._lose(Loss(f"node {node} is gone: {error}", of_node=True))
+                self._lose(Loss(f"node {node} is gone: {error}", elsewhere=True, of_node=True))
 
     def _lose(self, loss: Loss) -> None:
         if not self._loss.done():
@@ -108,7 +115,7 @@ class Followers:
     async def _listen_to(self, node: int, link: Link) -> None:
         if (before := self._links.get(node)) is not None:
             before.close()
-            self._lose(Loss(f"node {node} started anew", of_node=True))
+            self._lose(Loss(f"node {node} started anew", elsewhere=True, of_node=True))
         self._links[node] = link
         _log.info("node %d is here (%s)", node, link.peer)
         self._arrived.set()
@@ -117,8 +124,8 @@ class Followers:
                 message = await link.receive()
                 if message.get("number") == self._started:
                     code = message.get("ended")
-                    self._lose(Loss(f"a rank of node {node} ended with code {code}, as that node's log explains"))
+                    self._lose(Loss(f"a rank of node {node} ended with code {code}: see its log", elsewhere=True))
         except LinkLost as error:
             if self._links.get(node) is link:
                 del self._links[node]
-                self._lose(Loss(f"node {node} is gone: {error}", of_node=True))
+                self._lose(Loss(f"node {node} is gone: {error}", elsewhere=True, of_node=True))
