@@ -113,6 +113,26 @@ def test_recreate_has_no_old_pod_beside_a_new_one(operator: Operator, namespace:
     eventually(lambda: is_ready(namespace))
 
 
+def test_pods_get_claims_that_are_new_one_after_the_other(operator: Operator, namespace: Namespace) -> None:
+    serve(namespace, replicas=2)
+    old = uids(namespace)
+    edit(namespace, cache={"type": "PerReplica", "size": "1Gi"})
+    # Kubernetes' controller cannot give pods volumes that they lack, and stops at the first.
+    eventually(lambda: is_another(namespace, "chat-0", old))
+    assert uids(namespace)["chat-1"] == old["chat-1"]
+    report(namespace, "chat-0")
+    eventually(lambda: is_another(namespace, "chat-1", old))
+    report(namespace, "chat-1")
+    eventually(lambda: is_ready(namespace))
+    namespace.get(CLAIMS, "cache-chat-1")
+
+
+def is_another(namespace: Namespace, name: str, old: dict[str, str]) -> None:
+    found = uids(namespace)
+    assert name in found
+    assert found[name] != old[name]
+
+
 @pytest.fixture
 def growing_class(namespace: Namespace) -> str:
     name = f"grows-{namespace.name}"

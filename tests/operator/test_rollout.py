@@ -30,12 +30,14 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def pods(states: str) -> list[Pod]:
-    """One pod for each word: "old" or "new" for its revision, "!" when it does not serve, "-" for none."""
+    """One pod for each word: "old" or "new" for its revision, "bare" for an old one without the volume of a new claim
+    template, "!" when it does not serve, "-" for none."""
     found = []
     for ordinal, state in enumerate(states.split()):
         if state != "-":
             manifest = {"metadata": {"name": f"chat-{ordinal}", "uid": f"uid-{ordinal}"}}
-            found.append(Pod(ordinal, state.startswith("old"), not state.endswith("!"), False, manifest))
+            outdated, unfit = state.startswith(("old", "bare")), state.startswith("bare")
+            found.append(Pod(ordinal, outdated, not state.endswith("!"), False, manifest, unfit))
     return found
 
 
@@ -69,6 +71,25 @@ def test_rolling_never_takes_the_last_good_pod_for_one_that_may_not_start(
 ) -> None:
     found = step(states, 2)
     assert (found.replicas, found.partition, removed(found)) == (2, partition, gone)
+
+
+@pytest.mark.parametrize("strategy", ["Rolling", "Surge"])
+@pytest.mark.parametrize(
+    ("states", "gone"),
+    [
+        ("bare bare bare", ["chat-0"]),
+        ("bare bare bare!", ["chat-2"]),
+        ("- bare bare", []),
+        ("new! bare bare", []),
+        ("new bare bare", ["chat-1"]),
+        ("new new bare", ["chat-2"]),
+    ],
+)
+def test_pods_that_lack_a_new_claim_go_from_the_lowest_up_because_the_statefulset_stops_at_the_first(
+    strategy: str, states: str, gone: list[str]
+) -> None:
+    found = step(states, 3, strategy=strategy)
+    assert (found.replicas, found.partition, removed(found)) == (3, None, gone)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 Kubernetes' own controller replaces pods as long as it does what is wanted: from the highest ordinal down, one at a
 time, each only when those above it are ready. It takes no notice of those below, so where a pod there does not serve
 while one above it does, the operator deletes pods itself (OnDelete), the ones that do not serve first. So it does when
-pods are to be idle before they go.
+pods are to be idle before they go, and where pods lack the volumes of claim templates that are new: Kubernetes' own
+controller stops at the first of those, from the lowest ordinal up, because it cannot give them any.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from textgen_operator.diagnosis.finding import condition
+from textgen_operator.diagnosis.scheduling import claims
 from textgen_operator.kinds import Manifest
 from textgen_operator.resource import Rollout
 
@@ -26,6 +28,7 @@ class Pod:
         ready: whether it serves, and stays.
         leaving: whether it is on its way out.
         manifest: all of it.
+        unfit: whether it lacks a volume of the claim templates.
     """
 
     ordinal: int
@@ -33,6 +36,7 @@ class Pod:
     ready: bool
     leaving: bool
     manifest: Manifest
+    unfit: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,14 @@ def pods_of(statefulset: Manifest, pods: Sequence[Manifest], new_template: bool)
             leaving = "deletionTimestamp" in pod["metadata"]
             ready = condition(pod, "Ready").get("status") == "True" and not leaving
             outdated = new_template or pod["metadata"].get("labels", {}).get(REVISION_LABEL) != revision
-            found.append(Pod(int(ordinal), outdated, ready, leaving, pod))
+            found.append(Pod(int(ordinal), outdated, ready, leaving, pod, not _has_claims(pod, statefulset)))
     return sorted(found, key=lambda pod: pod.ordinal)
+
+
+def _has_claims(pod: Manifest, statefulset: Manifest) -> bool:
+    """Whether the pod has every volume that the StatefulSet's claim templates give it."""
+    templates = [template["metadata"]["name"] for template in statefulset["spec"].get("volumeClaimTemplates") or []]
+    return {f"{template}-{pod['metadata']['name']}" for template in templates} <= set(claims(pod))
 
 
 def pace(
@@ -98,7 +108,7 @@ def pace(
         return Pace(0 if any(pod.outdated for pod in pods) else wanted)
     if rollout.strategy == "OnDelete":
         return Pace(wanted, partition=None)
-    if rollout.strategy == "Surge":
+    if rollout.strategy == "Surge" and not any(pod.unfit for pod in pods):
         return _surge(wanted, running, pods)
     return _rolling(rollout, wanted, [pod for pod in pods if pod.ordinal < wanted], idle)
 
@@ -108,12 +118,19 @@ def _rolling(rollout: Rollout, wanted: int, pods: list[Pod], idle: Callable[[Man
     useless = tuple(pod.manifest for pod in outdated if not pod.ready and not pod.leaving)
     serving = [pod for pod in outdated if pod.ready]
     all_serve = sum(pod.ready for pod in pods) == wanted
-    if rollout.wait_for_idle_seconds:
-        next_ones = tuple(pod.manifest for pod in serving[-1:] if all_serve and idle(pod.manifest))
+    if rollout.wait_for_idle_seconds or any(pod.unfit for pod in outdated):
+        may_go = all_serve and (not rollout.wait_for_idle_seconds or any(map(idle, next_to_go(outdated))))
+        next_ones = tuple(next_to_go(outdated)) if may_go else ()
         return Pace(wanted, None, useless + next_ones)
     if rollout.partition == 0 and serving and _is_one_missing_below(serving[-1].ordinal, pods):
         return Pace(wanted, None, useless)
     return Pace(wanted, rollout.partition, useless)
+
+
+def next_to_go(pods: Sequence[Pod]) -> list[Manifest]:
+    """The pod that is to be replaced next of those that serve, if there is one."""
+    serving = [pod.manifest for pod in pods if pod.outdated and pod.ready]
+    return serving[:1] if any(pod.unfit for pod in pods) else serving[-1:]
 
 
 def _is_one_missing_below(ordinal: int, pods: list[Pod]) -> bool:

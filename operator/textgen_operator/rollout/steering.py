@@ -16,7 +16,7 @@ from textgen_operator.render.metadata import pod_selector
 from textgen_operator.resource import Rollout, TextGenerationService
 from textgen_operator.rollout import rotation
 from textgen_operator.rollout.idleness import LOOK_AGAIN, Idleness
-from textgen_operator.rollout.pace import Pace, Pod, pace, pods_of
+from textgen_operator.rollout.pace import Pace, Pod, next_to_go, pace, pods_of
 from textgen_operator.rollout.pinning import pin, record
 from textgen_operator.workloads import PODS_FROM, workload_of
 
@@ -119,7 +119,7 @@ class Steering:
     async def _may_go(self, service: TextGenerationService, pods: list[Pod]) -> set[str]:
         """uids of the pods that are idle; only the next one to go is asked."""
         patience = service.spec.rollout.wait_for_idle_seconds
-        next_ones = [pod.manifest for pod in pods if pod.outdated and pod.ready][-1:] if patience else []
+        next_ones = next_to_go(pods) if patience else []
         tls = service.spec.tls is not None
         return {pod["metadata"]["uid"] for pod in next_ones if await self._idleness.may_go(pod, patience, tls=tls)}
 
