@@ -1,17 +1,20 @@
 """Requests that wait for the first replica, by KEDA's HTTP add-on."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from foreign_definitions import assert_fits
 from operator_rendered import DEFAULTS
 from operator_samples import custom_resource, service
 
-from textgen_operator.kinds import INTERCEPTOR_ROUTES, Kind, Manifest
+from textgen_operator.kinds import INTERCEPTOR_ROUTES, ROUTES, Kind, Manifest
 from textgen_operator.render import render
 from textgen_operator.status import Intent, Observed, status_of
 
+GRANT = Path(__file__).parents[2] / "examples" / "keda" / "reference-grant.yaml"
 PROXY = "keda-add-ons-http-interceptor-proxy"
 TO_ZERO: dict[str, Any] = {
     "engine": "KEDA",
@@ -58,6 +61,14 @@ def test_every_way_in_leads_to_the_interceptor() -> None:
     assert (name_for_it["type"], name_for_it["externalName"]) == ("ExternalName", f"{PROXY}.scaling.svc")
     visitors = found["NetworkPolicy chat"]["spec"]["ingress"][0]["from"]
     assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "scaling"}}} in visitors
+
+
+def test_the_grant_among_the_examples_lets_routes_lead_there() -> None:
+    grant = yaml.safe_load(GRANT.read_text())
+    _, route = backends(rendered(autoscaling=TO_ZERO | {"httpAddOn": {"namespace": grant["metadata"]["namespace"]}}))
+    assert grant["spec"]["to"] == [{"group": "", "kind": "Service", "name": route["name"]}]
+    assert route["namespace"] == grant["metadata"]["namespace"]
+    assert grant["spec"]["from"] == [{"group": ROUTES.group, "kind": ROUTES.name, "namespace": "models"}]
 
 
 def test_a_request_that_waits_wakes_the_service() -> None:
