@@ -58,7 +58,8 @@ def _model(spec: Manifest, status: Manifest) -> str:
     if spec.get("quantize"):
         parts.append(spec["quantize"])
     if status.get("shards", 0) > 1:
-        parts.append(f"{status['shards']} shards")
+        where = f" on {spec['nodes']} nodes" if spec.get("nodes", 1) > 1 else ""
+        parts.append(f"{status['shards']} shards{where}")
     return ", ".join(parts)
 
 

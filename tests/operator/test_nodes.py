@@ -11,8 +11,11 @@ from operator_rendered import manifests, statefulset
 from operator_samples import EXAMPLES, custom_resource, service
 from pydantic import ValidationError
 
+from textgen_operator.describe import describe
 from textgen_operator.diagnosis import Evidence
 from textgen_operator.kinds import Manifest
+from textgen_operator.plan import Plan, Step
+from textgen_operator.plan import describe as describe_plan
 from textgen_operator.render.metadata import selector
 from textgen_operator.rollout.pinning import pin, record
 from textgen_operator.status import Intent, Observed, status_of
@@ -119,11 +122,11 @@ def test_the_download_is_of_no_node() -> None:
 @pytest.mark.parametrize(
     ("rollout", "pace"),
     [
-        ({}, {"partition": 0, "maxUnavailable": 1, "maxSurge": 0}),
+        ({}, {"maxUnavailable": 1, "maxSurge": 0}),
         ({"partition": 2}, {"partition": 2, "maxUnavailable": 1, "maxSurge": 0}),
         ({"paused": True}, {"partition": 3, "maxUnavailable": 1, "maxSurge": 0}),
-        ({"strategy": "Surge"}, {"partition": 0, "maxUnavailable": 0, "maxSurge": 1}),
-        ({"strategy": "Recreate"}, {"partition": 0, "maxUnavailable": "100%", "maxSurge": 0}),
+        ({"strategy": "Surge"}, {"maxUnavailable": 0, "maxSurge": 1}),
+        ({"strategy": "Recreate"}, {"maxUnavailable": "100%", "maxSurge": 0}),
     ],
 )
 def test_groups_are_replaced_as_asked_for(rollout: dict[str, Any], pace: Manifest) -> None:
@@ -244,3 +247,14 @@ def test_events_are_read_of_the_statefulsets_whose_pods_are_missing() -> None:
     workload = sealed(replicas=3)
     pods = [*pods_of(workload, 0), *pods_of(workload, 1)[:1]]
     assert workload_of(workload).lacking(workload, pods) == ["chat", "chat-1"]
+
+
+def test_people_are_told_of_nodes_and_a_plan_counts_the_gpus_of_all_pods() -> None:
+    workload = sealed()
+    body = custom_resource(**TWO)
+    lines = describe({**body, "status": written(pods_of(workload, 0), workload)}, [], NOW)
+    assert "org/model, 16 shards on 2 nodes" in lines
+    restart = Step("LeaderWorkerSet chat", "update", restarts=True)
+    plan = Plan(service(**TWO | {"replicas": 2}), "", [restart], workload)
+    assert "pods: 2 restart" in describe_plan(plan)
+    assert "GPUs (nvidia.com/gpu): 16 now, 32 at peak, 32 afterwards" in describe_plan(plan)

@@ -44,10 +44,10 @@ def render(service: TextGenerationService, defaults: Defaults) -> Manifest:
 def _pace(spec: Spec) -> Manifest:
     """Groups are replaced as the pods of a StatefulSet would be; a group comes and goes as a whole."""
     rollout, groups = spec.rollout, spec.pods_wanted
-    if rollout.paused:
-        return {"partition": groups, "maxUnavailable": 1, "maxSurge": 0}
     if rollout.strategy == "Surge":
-        return {"partition": 0, "maxUnavailable": 0, "maxSurge": 1}
-    if rollout.strategy == "Recreate":
-        return {"partition": 0, "maxUnavailable": "100%", "maxSurge": 0}
-    return {"partition": rollout.partition, "maxUnavailable": 1, "maxSurge": 0}
+        pace: Manifest = {"maxUnavailable": 0, "maxSurge": 1}
+    else:
+        pace = {"maxUnavailable": "100%" if rollout.strategy == "Recreate" else 1, "maxSurge": 0}
+    kept = groups if rollout.paused else rollout.partition
+    # LWS before 0.7 does not know the field.
+    return pace | ({"partition": kept} if kept else {})
