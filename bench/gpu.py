@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import gpu_kernels
 import gpu_parts
 import torch
 from gpu_model import MISTRAL, TINY, write_checkpoint
@@ -47,12 +48,12 @@ PARTS: dict[str, tuple[Callable[[Bench], Iterator[Result]], int]] = {
     "gptq": (partial(gpu_parts.serving, method="gptq"), 75),
     "idle": (gpu_parts.idle, 75),
     "peer": (gpu_parts.peer, 90),
-    "attention": (gpu_parts.attention, 60),
+    "attention": (gpu_kernels.attention, 60),
     "fp8": (partial(gpu_parts.serving, method="fp8"), 60),
     "eetq": (partial(gpu_parts.serving, method="eetq"), 60),
     "bitsandbytes-nf4": (partial(gpu_parts.serving, method="bitsandbytes-nf4"), 60),
-    "kernels": (partial(gpu_parts.kernels, method=None), 45),
-    "kernels-gptq": (partial(gpu_parts.kernels, method="gptq"), 45),
+    "kernels": (partial(gpu_kernels.kernels, method=None), 45),
+    "kernels-gptq": (partial(gpu_kernels.kernels, method="gptq"), 45),
     "loading": (gpu_parts.loading, 60),
 }
 NEED_CUDA = ("idle", "peer", "attention", "kernels", "kernels-gptq")
