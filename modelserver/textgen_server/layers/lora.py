@@ -11,14 +11,38 @@ import torch
 from torch import Tensor, nn
 
 from textgen_server.adapters.peft import Adapter, LowRank
+from textgen_server.layers import fused
 
 
 @dataclass
 class AdapterRows:
     """Which rows of the flat batch use which adapter in this step: (name, rows [n] int64). Rows that use none are
-    in no entry."""
+    in no entry.
+
+    Attributes:
+        numbers: of all adapters that there have been, by name.
+    """
 
     active: list[tuple[str, Tensor]] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    _flat: tuple[Tensor, Tensor] | None = None
+
+    def use(self, active: list[tuple[str, Tensor]]) -> None:
+        """For the next forward pass."""
+        self.active, self._flat = active, None
+
+    @property
+    def count(self) -> int:
+        """Of rows that use an adapter."""
+        return sum(len(rows) for _, rows in self.active)
+
+    @property
+    def flat(self) -> tuple[Tensor, Tensor]:
+        """All rows of `active`, one behind the other, and the number of each one's adapter; both [n] int64."""
+        if self._flat is None:
+            numbers = [torch.full_like(rows, self.numbers[name]) for name, rows in self.active]
+            self._flat = torch.cat([rows for _, rows in self.active]), torch.cat(numbers)
+        return self._flat
 
 
 Output = tuple[str, int, int | None]
@@ -43,14 +67,39 @@ class LoraLinear(nn.Module):
         self.inputs = inputs
         self.rows = rows
         self.adapters: dict[str, LowRank] = {}
+        self._table: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x)
+        if self.rows.active and fused.fit(x, out):
+            from textgen_server.layers import lora_triton  # needs Triton
+
+            if self.rows.count <= lora_triton.FEW_ROWS:
+                if self.adapters:
+                    rank = max(len(matrix.a) for matrix in self.adapters.values())
+                    lora_triton.add(out, x.contiguous(), self._addresses(x.device), rank, *self.rows.flat)
+                return out
         for name, rows in self.rows.active:
             added = self.adapters.get(name)
             if added is not None:
                 out[rows] += (x[rows] @ added.a.T) @ added.b.T
         return out
+
+    def add(self, name: str, matrices: LowRank) -> None:
+        """Take in what `share` made of an adapter, on the device of the layer."""
+        self.adapters[name] = matrices
+        self.rows.numbers.setdefault(name, len(self.rows.numbers))
+        self._table = None
+
+    def _addresses(self, device: torch.device) -> Tensor:
+        """[adapters, 3] int64, as lora_kernels.py has it."""
+        if self._table is None or len(self._table) < len(self.rows.numbers):
+            table = torch.zeros(len(self.rows.numbers), 3, dtype=torch.int64)
+            for name, matrices in self.adapters.items():
+                entry = (matrices.a.data_ptr(), matrices.b.data_ptr(), len(matrices.a))
+                table[self.rows.numbers[name]] = torch.tensor(entry)
+            self._table = table.to(device)
+        return self._table
 
     def share(self, adapter: Adapter) -> LowRank | None:
         """What `adapter` has for this layer on this rank, in float32; None for nothing."""
@@ -81,3 +130,4 @@ class LoraLinear(nn.Module):
     def remove(self, name: str) -> None:
         """Forget an adapter, if there is one of that name."""
         self.adapters.pop(name, None)
+        self._table = None

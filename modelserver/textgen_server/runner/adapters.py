@@ -58,7 +58,7 @@ class Adapters:
         if failed:
             raise InvalidRequest(f"{folder} cannot be loaded by another shard, which says why in its log", "lora_path")
         for layer, share in shares:
-            layer.adapters[name] = share
+            layer.add(name, share)
 
     def unload(self, name: str) -> None:
         for layer in self._layers:
@@ -66,7 +66,7 @@ class Adapters:
 
     def use(self, rows: list[tuple[str, Tensor]]) -> None:
         """Say which rows of the next forward pass use which adapter."""
-        self._rows.active = rows
+        self._rows.use(rows)
 
     def _shares(self, folder: Path) -> list[tuple[LoraLinear, LowRank]]:
         """What each layer gets, on the CPU. Raises CheckpointError where that cannot be read or does not fit."""

@@ -5,7 +5,7 @@ import sys
 import torch
 from compiled_kernels import compile_for
 
-from textgen_server.layers import fused
+from textgen_server.layers import fused, lora_triton
 from textgen_server.layers.skinny import SkinnyLinear
 
 ROWS, HIDDEN = 3, 4096
@@ -18,6 +18,9 @@ def main() -> None:
         fused.rms_norm(x, weight, 1e-5, rounds_first=True)
         fused.add_and_rms_norm(x, x, weight.float(), 1e-5, rounds_first=False)
         fused.silu_and_multiply(torch.zeros(ROWS, 2 * HIDDEN, dtype=torch.bfloat16))
+        lora_triton.add(
+            x.clone(), x, torch.zeros(1, 3, dtype=torch.int64), 16, *torch.zeros(2, ROWS, dtype=torch.int64)
+        )
         SkinnyLinear(torch.zeros(1024, HIDDEN, dtype=torch.bfloat16), None).multiplied(x)
 
 

@@ -69,4 +69,4 @@ def test_a_model_has_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     kernels = compiled(Path(__file__).with_name("compile_kernels.py"), tmp_path)
-    assert kernels == {"add_and_normalize", "silu_and_multiply", "multiply_few_rows"}
+    assert kernels == {"add_and_normalize", "silu_and_multiply", "multiply_few_rows", "shrink", "expand"}
