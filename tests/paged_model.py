@@ -4,6 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from textgen_server.engine.plan import Item, Scores, StepPlan, StepResult
 from textgen_server.errors import GenerationError
@@ -96,6 +97,12 @@ class Device:
             raise GenerationError("it could not be launched")
         self._launched.append(Launched(self, plan, self._fails.get(number)))
         return self._launched[-1]
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        assert not self._launched, "a step is under way"
+
+    def unload_adapter(self, name: str) -> None:
+        assert not self._launched, "a step is under way"
 
     def take(self, step: "Launched") -> StepResult:
         assert self._launched.popleft() is step, "not the oldest"

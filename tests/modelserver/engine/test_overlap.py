@@ -1,6 +1,7 @@
 """The loop with a device that is one step behind the plans, or none: the same texts, whatever happens."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -161,6 +162,21 @@ def test_a_request_that_turns_out_to_have_ended_costs_one_item_and_changes_nothi
     assert engine.texts == {0: text[: text.index(text[2]) + 1], 1: alone([1, 2], 5)}
     assert engine.ends == {0: Finish.END_OF_SEQUENCE, 1: Finish.LENGTH}
     assert len(engine.device.plans[len(engine.texts[0])].items) == 2
+
+
+def test_adapters_come_and_go_when_no_step_is_under_way():
+    engine, done = make(ahead=1), []
+
+    def change(step: int) -> None:
+        if step == 3:
+            done.append(engine.loop.load_adapter("late", Path("late")))
+        if step == 6:
+            done.append(engine.loop.unload_adapter("late"))
+
+    engine.after_step = change
+    engine.run([Request(0, [1, 2, 3], 12)])
+    assert [future.result(0) for future in done] == [None, None]
+    assert engine.texts[0] == alone([1, 2, 3], 12)
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
