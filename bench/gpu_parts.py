@@ -51,7 +51,8 @@ class Bench:
         folder = self.folder / ("gptq" if method == "gptq" else "full")
         options = ServerOptions(
             model_id=str(folder), device=self.device.type, dtype=str(self.dtype).removeprefix("torch."),
-            quantize=None if method == "gptq" else method, max_batch_size=max(self.batches), cpu_kv_cache_gib=0.25, cuda_memory_fraction=0.85,
+            quantize=None if method == "gptq" else method, max_batch_size=max(self.batches),
+            cpu_kv_cache_gib=0.25, cuda_memory_fraction=0.85,
         )  # fmt: skip
         prepare_device(options, 0, 1)
         return Runner(options, folder, self.device, Group())
