@@ -26,9 +26,16 @@ METHODS = [name for name, method in QUANTIZATION_METHODS.items() if not method.s
 SHAPES_OF_LAYERS = [([192, 64, 64], 192, 33), ([576], 1536, 1), ([7, 20], 45, 5)]
 
 # Largest norm of the difference from the dequantized reference, over the norm of the reference. LLM.int8 rounds the
-# activations too, and so do fp8 and int8; the 4-bit methods may compute in bfloat16. What quantization itself changes is 0.01
-# for 8 bits, 0.03 for fp8 and 0.09 for 4 bits.
-TOLERANCE = {"bitsandbytes": 0.02, "bitsandbytes-nf4": 0.01, "bitsandbytes-fp4": 0.01, "fp8": 0.04, "int8": 0.02, "eetq": 0.005}
+# activations too, and so do fp8 and int8; the 4-bit methods may compute in bfloat16. What quantization itself changes
+# is 0.01 for 8 bits, 0.03 for fp8 and 0.09 for 4 bits.
+TOLERANCE = {
+    "bitsandbytes": 0.02,
+    "bitsandbytes-nf4": 0.01,
+    "bitsandbytes-fp4": 0.01,
+    "fp8": 0.04,
+    "int8": 0.02,
+    "eetq": 0.005,
+}
 
 
 def make_layer(

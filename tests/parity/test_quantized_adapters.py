@@ -17,7 +17,14 @@ from textgen_server.settings import ServerOptions
 
 PROMPT = [5, 9, 17, 80, 3, 44]
 # Of layers that round their inputs, or compute in bfloat16 (tests/modelserver/quantization/test_models.py).
-TOLERANCE = {"bitsandbytes": 0.05, "bitsandbytes-nf4": 0.02, "bitsandbytes-fp4": 0.02, "fp8": 0.08, "int8": 0.05, "eetq": 0.01}
+TOLERANCE = {
+    "bitsandbytes": 0.05,
+    "bitsandbytes-nf4": 0.02,
+    "bitsandbytes-fp4": 0.02,
+    "fp8": 0.08,
+    "int8": 0.05,
+    "eetq": 0.01,
+}
 PACKED = {"gptq": Gptq(), "gptq, 3 bits, act-order": Gptq(3, act_order=True), "awq": Awq()}
 # Sizes that AWQ's words of eight divide.
 SHAPE = Shape(LLAMA, {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96})
