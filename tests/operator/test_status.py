@@ -213,6 +213,19 @@ def test_what_no_watch_tells_of_is_looked_at_again(observed: Observed, age: int,
     assert next_look(observed, status_of(resource(), observed, NOW), NOW + timedelta(seconds=age)) == seconds
 
 
+def test_how_many_replicas_have_the_weights_and_where_is_told() -> None:
+    counts = {"replicas": 3, "readyReplicas": 1, "updatedReplicas": 3}
+    known = resource(model={"name": "org/model", "sizeBytes": 7})
+    intent = Intent(service(cache={"type": "PerReplica"}), "")
+    loads = Observed(statefulset(3, **counts), pods(**LOADING), intent=intent, progress=WEIGHTS_THERE)
+    status = status_of(known, loads, NOW)
+    assert (status["model"]["cached"], status["cache"]) == ("2/3", {"type": "PerReplica"})
+    fetches = Observed(statefulset(3, **counts), pods(**LOADING), progress=DOWNLOADING)
+    status = status_of(resource(**status), fetches, NOW)
+    assert (status["model"]["cached"], status["cache"]) == ("1/3", {"type": "PerReplica"})
+    assert status_of(known, Observed(intent=Intent(service(), "")), NOW)["cache"] == {"type": "Ephemeral"}
+
+
 def test_every_way_to_reach_a_service_is_listed() -> None:
     network = {
         "ingress": {"hostname": "chat.test", "tlsSecretName": "cert"},
@@ -226,7 +239,7 @@ def test_every_way_to_reach_a_service_is_listed() -> None:
 def test_the_model_that_a_server_found_is_kept_until_another_is_asked_for() -> None:
     found = Progress("chat-0", "located", "org/model", 7, 7, revision="abc")
     first = status_of(resource(), Observed(statefulset(), located=found), NOW)
-    assert first["model"] == {"name": "org/model", "resolvedRevision": "abc", "sizeBytes": 7}
+    assert first["model"] == {"name": "org/model", "resolvedRevision": "abc", "sizeBytes": 7, "cached": "0/1"}
     assert status_of(resource(**first), Observed(statefulset()), NOW)["model"] == first["model"]
     other = resource(**first)
     other["spec"]["model"] = "org/other"

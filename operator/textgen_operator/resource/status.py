@@ -41,6 +41,16 @@ class Model(Part):
     size_bytes: int | None = Field(default=None, ge=0)
     """Size of its weights as they are stored."""
 
+    cached: str | None = Field(default=None, max_length=64)
+    """How many replicas have the weights, as 2/3: those that answer, and one that loads them."""
+
+
+class CacheState(Part):
+    """Where weights are kept."""
+
+    type: str = Field(max_length=64)
+    """`spec.cache.type`, or what it is by default."""
+
 
 class Stages(Part):
     """Seconds of a start, stage by stage. A stage is absent when the pod, or its log, does not tell of it."""
@@ -169,6 +179,9 @@ class Status(Part):
 
     model: Model | None = None
     """What the servers found; absent until one has told."""
+
+    cache: CacheState | None = None
+    """Where weights are kept; absent until there was a valid spec."""
 
     startup: StartupRecord | None = None
     """How long the last start took; absent until there was one."""

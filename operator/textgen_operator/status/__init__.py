@@ -12,6 +12,7 @@ from textgen_operator.status.failure import last_failure
 from textgen_operator.status.observed import Intent, Observed, Obstacle
 from textgen_operator.status.patience import next_look
 from textgen_operator.status.phase import phase_of
+from textgen_operator.status.progress import LOADING
 from textgen_operator.status.unknown import unknown_status
 from textgen_operator.status.verdict import as_stamp
 
@@ -49,6 +50,7 @@ def status_of(service: Manifest, observed: Observed, now: datetime) -> Manifest:
             "shards": observed.shards,
             **_intended(observed, old),
             "model": _model(service, observed, old),
+            "cache": _cache(observed.intent) or old.get("cache"),
             "startup": observed.startup or old.get("startup"),
             "load": load,
             "progressedAt": progressed_at,
@@ -80,6 +82,15 @@ def _model(service: Manifest, observed: Observed, old: Manifest) -> Manifest | N
     asked = str(service.get("spec", {}).get("model", ""))
     if observed.located is None:
         known: Manifest | None = old.get("model")
-        return known if known and known["name"] == asked else None
-    found = {"name": asked, "sizeBytes": observed.located.total_bytes}
+        return known | _cached(observed) if known and known["name"] == asked else None
+    found = {"name": asked, "sizeBytes": observed.located.total_bytes, **_cached(observed)}
     return found | ({"resolvedRevision": observed.located.revision} if observed.located.revision else {})
+
+
+def _cached(observed: Observed) -> Manifest:
+    loads = observed.progress is not None and observed.progress.stage == LOADING
+    return {"cached": f"{min(observed.counts['readyReplicas'] + loads, observed.wanted)}/{observed.wanted}"}
+
+
+def _cache(intent: Intent | None) -> Manifest | None:
+    return {"type": intent.service.spec.cache.type or "Ephemeral"} if intent else None
