@@ -22,6 +22,7 @@ from textgen_operator.inventory import NOTHING, Holdings
 from textgen_operator.kinds import (
     AUTOSCALERS,
     CLAIMS,
+    INFERENCE_SERVICES,
     JOBS,
     LEADER_WORKER_SETS,
     OPTIONAL,
@@ -311,12 +312,14 @@ class Reconciler:
         return _Child(desired, live, dispose(desired, live, service), live)
 
     async def _goes_with_ours(self, live: Manifest, service: ObjectMeta) -> bool:
-        """Whether it is the StatefulSet that a LeaderWorkerSet of this service has made, which goes with that."""
-        controllers = [owner for owner in live["metadata"].get("ownerReferences", []) if owner.get("controller")]
-        if [owner["kind"] for owner in controllers] != [LEADER_WORKER_SETS.name]:
-            return False
-        owner = await self._client.get(LEADER_WORKER_SETS.path(service.namespace, service.name))
-        return owner is None or is_ours(owner, service)
+        """Whether a workload of this service has made it, with which it goes: a LeaderWorkerSet makes a StatefulSet of
+        its own name, KServe an Ingress and an HTTPRoute."""
+        for controller in (each for each in live["metadata"].get("ownerReferences", []) if each.get("controller")):
+            for kind in (LEADER_WORKER_SETS, INFERENCE_SERVICES):
+                if (controller["kind"], controller["name"]) == (kind.name, service.name):
+                    owner = await self._client.get(kind.path(service.namespace, service.name))
+                    return owner is None or is_ours(owner, service)
+        return False
 
     async def _write(self, child: _Child) -> None:
         """Do what is to be done about one object, and note it as it is then."""

@@ -11,7 +11,7 @@ from cluster.operator_process import Operator
 from cluster.test_plan import plan
 from foreign_definitions import definition
 
-from textgen_operator.kinds import INFERENCE_SERVICES, PODS, SERVICES_OF_OURS, STATEFUL_SETS, Manifest
+from textgen_operator.kinds import INFERENCE_SERVICES, INGRESSES, PODS, SERVICES_OF_OURS, STATEFUL_SETS, Manifest
 from textgen_operator.workloads import workload_of
 
 RESOURCES = {"limits": {"cpu": "8", "memory": "64Gi"}}
@@ -33,6 +33,17 @@ def play_kserve(namespace: Namespace, name: str) -> None:
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     status = {"conditions": [ready], "url": f"http://{name}.example.com"}
     namespace.edit(INFERENCE_SERVICES, name, {"status": status}, "status")
+
+
+def play_kserves_ingress(namespace: Namespace, name: str) -> None:
+    """Make the Ingress that KServe makes, which has the name of the InferenceService and goes with it."""
+    found = namespace.get(INFERENCE_SERVICES, name)
+    owner = {key: found[key] for key in ("apiVersion", "kind")} | {"name": name, "uid": found["metadata"]["uid"]}
+    labels = found["metadata"]["labels"]
+    meta = {"name": name, "labels": labels, "ownerReferences": [owner | {"controller": True}]}
+    backend = {"service": {"name": f"{name}-predictor", "port": {"number": 80}}}
+    rules = [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}]
+    namespace.kube.post(INGRESSES.path(namespace.name), {"metadata": meta, "spec": {"rules": rules}})
 
 
 def test_an_inferenceservice_takes_the_statefulsets_place_and_gives_it_back(
@@ -71,9 +82,16 @@ def test_an_inferenceservice_takes_the_statefulsets_place_and_gives_it_back(
         _, text = plan(plane, namespace, tmp_path, resources=RESOURCES)
         assert "delete    InferenceService chat" in text
         assert "pods: 1 restart, all at once" in text
-        namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"kserve": None}})
+        play_kserves_ingress(namespace, "chat")
+        namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"kserve": None, "network": {"ingress": {}}}})
         eventually(lambda: namespace.get(STATEFUL_SETS, "chat"))
         assert not namespace.exists(INFERENCE_SERVICES, "chat")
+
+        def ours() -> None:
+            (owner,) = namespace.get(INGRESSES, "chat")["metadata"]["ownerReferences"]
+            assert owner["kind"] == SERVICES_OF_OURS.name
+
+        eventually(ours)
 
 
 def test_somebody_elses_inferenceservice_is_left_alone(operator: Operator, kube: Kube, namespace: Namespace) -> None:

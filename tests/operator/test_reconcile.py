@@ -165,7 +165,7 @@ async def test_the_statefulset_that_a_leaderworkerset_of_ours_made_is_waited_for
     await reconciler.reconcile("models", "chat")
     made = stored(cluster, LEADER_WORKER_SETS)
     # Its controller makes one of the same name, of the leaders.
-    owner = {"kind": LEADER_WORKER_SETS.name, "uid": made["metadata"]["uid"], "controller": True}
+    owner = {"kind": LEADER_WORKER_SETS.name, "name": "chat", "uid": made["metadata"]["uid"], "controller": True}
     put(cluster, STATEFUL_SETS, {"metadata": {"name": "chat", "ownerReferences": [owner]}, "spec": {"replicas": 1}})
 
     put(cluster, SERVICES_OF_OURS, custom_resource(), uid="uid-of-chat", generation=2)
