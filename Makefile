@@ -50,8 +50,10 @@ lint: install ## Linter, formatter, types and import contracts
 generate: install ## Rewrite every generated file
 	$(BIN)/python -m tools.generate
 
-bench: install ## Serving speed on this machine, against transformers in the same run
+bench: install ## Speed on this machine: serving, against transformers in the same run; parts of a step; every kernel
 	$(BIN)/python bench/serving.py
+	$(BIN)/python bench/steps.py
+	$(BIN)/python bench/kernels.py
 
 check: lint ## What CI checks beside the tests: lint, and no generated file has drifted
 	$(BIN)/python -m tools.generate --check
