@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from textgen_server.engine.blocks import BlockManager
+from textgen_server.engine.events import Events
 from textgen_server.engine.loop import EngineLoop
 from textgen_server.engine.request import Request
-from textgen_server.engine.scheduler import Events, Limits, Scheduler
+from textgen_server.engine.scheduler import Limits, Scheduler
 from textgen_server.parallel import Group
 from textgen_server.runner import runner as runner_module
 from textgen_server.runner.load import prepare_device
