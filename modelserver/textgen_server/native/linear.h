@@ -1,6 +1,8 @@
 // What the kinds of linear layers share: panels, tiles, and where a tile's results go.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -9,8 +11,7 @@ inline long panels_of(long features) { return (features + TILE_COLUMNS - 1) / TI
 // Panels that one thread takes at a time: about 64 kB of weights, or two million products, which is enough to be worth a
 // turn, and little enough to share.
 inline long panels_together(long panel_bytes, long panel_products) {
-    const long by_bytes = 65536 / panel_bytes + 1, by_products = 2000000 / (panel_products + 1);
-    return by_bytes < by_products ? by_bytes : by_products > 1 ? by_products : 1;
+    return std::max<long>(1, std::min(65536 / panel_bytes + 1, 2000000 / (panel_products + 1)));
 }
 
 // Calls body.operator()<ROWS>(first row) for rows in tiles of about the same size.
@@ -23,7 +24,8 @@ inline void in_tiles(long rows, Body body) {
     }
 }
 
-// A row of a tile to where it belongs: `values * scale * by column + bias`, of which the last two may be null.
+// A row of a tile to where it belongs: values * scale * scales + bias, of which the last two may be null. A panel that
+// reaches beyond the last feature goes by way of copies that are as wide as all.
 inline void finish(const Vec (&values)[2], const TextgenLinear &layer, float scale, long column, float *out) {
     const long width = layer.features - column;
     float padded[3][TILE_COLUMNS] = {};  // out, scales, bias
