@@ -46,6 +46,7 @@ from textgen_operator.resource import ObjectMeta, TextGenerationService, problem
 from textgen_operator.rollout.pinning import keep, keeper_of
 from textgen_operator.rollout.steering import Course, Steering
 from textgen_operator.status import Intent, Observed, Obstacle, next_look, status_of, unknown_status
+from textgen_operator.status_writer import StatusWriter
 from textgen_operator.workloads import pod_spec
 
 LOOK_AGAIN = 15.0
@@ -141,6 +142,7 @@ class Reconciler:
         self._observer = Observer(client, clock)
         self._logs = PodLogs(client)
         self._steering = Steering(client)
+        self._statuses = StatusWriter(client, clock)
         self._failing_since: dict[ServiceKey, datetime] = {}
         """Services that cannot be looked at to the end -> since when."""
 
@@ -162,7 +164,7 @@ class Reconciler:
             again = await self._look(body)
         except ApiError as error:
             if error.is_read and self._lasts(key, error):
-                await apply.write_status(self._client, body, unknown_status(body, str(error), self._clock()))
+                await self._statuses.write(body, unknown_status(body, str(error), self._clock()))
             raise
         self._failing_since.pop(key, None)
         return again
@@ -344,7 +346,7 @@ class Reconciler:
         status = status_of(body, observed, self._clock())
         for event in events_of(body, status, observed.changes):
             await apply.announce(self._client, body, event, self._clock())
-        await apply.write_status(self._client, body, status)
+        await self._statuses.write(body, status)
         metrics.note_service(body, status, observed.wanted, self._clock())
         return next_look(observed, status, self._clock())
 

@@ -302,6 +302,24 @@ async def test_what_cannot_be_read_is_unknown_until_it_can_be(
     assert stored(cluster, SERVICES_OF_OURS)["status"] == before
 
 
+async def test_a_definition_that_is_too_old_for_a_field_costs_the_field_and_not_the_status(
+    reconciler: Reconciler, cluster: KubernetesEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "failed to create typed patch object (models/chat): errors:\n  .status.cache: field not declared in schema"
+    refusal = Response(status=500, payload={"kind": "Status", "message": said})
+    path = f"{SERVICES_OF_OURS.path('models', 'chat')}/status"
+    cluster["patch", path] << (lambda request: refusal if "cache" in request.data["status"] else NotImplemented)
+    await reconciler.reconcile("models", "chat")
+    sent = [request.data["status"].keys() for request in cluster if request.url.path == path]
+    assert ["cache" in fields for fields in sent] == [True, False]
+    assert condition(cluster, "Accepted")["status"] == "True"
+    assert "too old for cache: upgrade it" in caplog.text
+    # It is not tried again at each look.
+    written = writes(cluster)
+    await reconciler.reconcile("models", "chat")
+    assert writes(cluster) == written
+
+
 async def test_every_write_is_ours_by_name(reconciler: Reconciler, cluster: KubernetesEmulator) -> None:
     await reconciler.reconcile("models", "chat")
     managers = {request.params["fieldManager"] for request in cluster if request.method.value == "PATCH"}
