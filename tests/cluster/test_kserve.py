@@ -1,5 +1,6 @@
 """Services whose pods belong to an InferenceService of KServe's. KServe itself is played by the tests."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def test_an_inferenceservice_takes_the_statefulsets_place_and_gives_it_back(
         namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"kserve": None, "network": {"ingress": {}}}})
         eventually(lambda: namespace.get(STATEFUL_SETS, "chat"))
         assert not namespace.exists(INFERENCE_SERVICES, "chat")
+        # The garbage collector does so, too, but may take half a minute to learn of a new kind.
+        with suppress(Refused):
+            namespace.delete(INGRESSES, "chat")
 
         def ours() -> None:
             (owner,) = namespace.get(INGRESSES, "chat")["metadata"]["ownerReferences"]
