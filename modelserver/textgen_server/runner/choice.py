@@ -124,7 +124,12 @@ def likeliest(z: Tensor) -> Tensor:
 
 def logprobs_of(z: Tensor, chosen: Tensor) -> Tensor:
     """Natural log-probabilities [N] float32 of the tokens chosen [N] int64 from logits z [N, vocab] float32."""
-    return z.gather(-1, chosen[:, None])[:, 0] - (ops.log_sum_exp(z) if ops.fit(z) else z.logsumexp(-1))
+    return z.gather(-1, chosen[:, None])[:, 0] - log_sum_exp(z)
+
+
+def log_sum_exp(z: Tensor) -> Tensor:
+    """Of each row of z [N, vocab] float32, [N]. The one way to normalize, so that a token has one log-probability."""
+    return ops.log_sum_exp(z) if ops.fit(z) else z.logsumexp(-1)
 
 
 def exponential(numbers: Tensor) -> Tensor:

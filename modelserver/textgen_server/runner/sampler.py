@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from textgen_server.engine.plan import Masks, Sample, Scores, StepResult, Tops
-from textgen_server.runner.choice import draw, likeliest, logprobs_of, seeds_of
+from textgen_server.runner.choice import draw, likeliest, log_sum_exp, logprobs_of, seeds_of
 from textgen_server.runner.shaping import NEVER, shape
 from textgen_server.runner.transfer import ToHost, to_device
 from textgen_server.watermark import PUBLIC, Watermark
@@ -116,7 +116,7 @@ def _tops(logits: Tensor, most: int) -> list[Tensor]:
     if not most:
         return []
     best = logits.topk(most, dim=-1)
-    return [best.indices, best.values - logits.logsumexp(-1, keepdim=True)]
+    return [best.indices, best.values - log_sum_exp(logits)[:, None]]
 
 
 def _read_tops(arrived: Sequence[list[list[float]]], counts: list[int]) -> list[Tops]:

@@ -169,6 +169,12 @@ def test_top_tokens_are_the_likeliest_in_order_and_only_for_those_who_ask():
     assert sample(LOGITS[None], samples[:1]).tops == []
 
 
+def test_a_token_has_the_same_log_probability_among_the_likeliest_to_the_last_bit():
+    logits = torch.randn(20, 50_000, generator=torch.Generator().manual_seed(0)) * 4 + 20
+    result = sample(logits, [Sample(SamplingParams(top_tokens=1), 0)] * 20)
+    assert [((token, logprob),) for token, logprob in zip(result.tokens, result.logprobs, strict=True)] == result.tops
+
+
 def test_tokens_that_filters_leave_out_are_no_alternatives():
     (top,) = one(SamplingParams(top_k=2, top_tokens=5)).tops
     assert [token for token, _ in top] == [0, 1]
