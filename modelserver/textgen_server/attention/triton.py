@@ -15,7 +15,7 @@ from textgen_server.attention import triton_kernels as kernels
 from textgen_server.attention import triton_writing as writing
 from textgen_server.attention.base import Attention, AttentionBatch, AttentionSpec
 
-# A tile of keys of this many bytes, twice (keys and values) and double buffered, fits any GPU's shared memory.
+# Tiles of keys and of values of this many bytes, on their way and at work, fit any GPU's shared memory.
 _TILE_BYTES = 16 << 10
 _MAX_TILE_KEYS = 128
 
@@ -226,7 +226,9 @@ class TritonAttention(Attention):
             )
 
     def _tile_keys(self, k_cache: Tensor) -> int:
-        return max(16, min(_MAX_TILE_KEYS, _TILE_BYTES // (self._padded_dim * max(k_cache.element_size(), 2))))
+        # Biases by distance come in tiles of their own.
+        most = _MAX_TILE_KEYS if self._bias is None else _MAX_TILE_KEYS // 2
+        return max(16, min(most, _TILE_BYTES // (self._padded_dim * max(k_cache.element_size(), 2))))
 
     def _most_splits(self, tiles: int, k_cache: Tensor, batch: AttentionBatch) -> int:
         """How many programs may share the keys of each of `tiles` tiles of rows, a power of two. A captured step may

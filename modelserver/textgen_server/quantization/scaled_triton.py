@@ -38,7 +38,8 @@ class DequantizingTiles(ScaledLinear):
         block = self.block
         arguments = (self.bits, block.scales, self.size, block.scales.shape[1], block.group_size, block.first)
         how = {
-            "FLOAT": self.is_float, "BY_TILE": self.by_tile, "INPUTS": _INPUTS, "OUTPUTS": _OUTPUTS, "STAGES": _STAGES
+            "FLOAT": self.is_float, "BY_TILE": self.by_tile, "INPUTS": _INPUTS, "OUTPUTS": _OUTPUTS,
+            "STAGES": _STAGES if self.by_tile else 2,  # scales of their own for all numbers take room
         }  # fmt: skip
         tiles = triton.cdiv(self.size, _INPUTS)
         return multiply(kernels.multiply_scaled, x.contiguous(), arguments, self.out, tiles, self.arrivals, how)

@@ -19,13 +19,13 @@ WIDE = Case("head_dim 256", spec(2, 1, 256), QUERIES, CACHED, block_size=256)
 BFLOAT16, FLOAT8 = torch.bfloat16, torch.float8_e4m3fn
 # For which GPUs, in which types of numbers and cache. Compiling takes long: each says something that the others do not.
 CASES = [
-    ((80, 90), LLAMA, BFLOAT16, BFLOAT16),
+    ((86, 90), LLAMA, BFLOAT16, BFLOAT16),
     ((90,), LLAMA, BFLOAT16, FLOAT8),
     ((90,), LLAMA, torch.float16, torch.float8_e5m2),
-    ((80,), OPTIONS, torch.float16, torch.float16),
-    ((90,), BIASED, BFLOAT16, BFLOAT16),
+    ((86,), OPTIONS, torch.float16, torch.float16),
+    ((86,), BIASED, BFLOAT16, BFLOAT16),
     ((90,), WIDE, BFLOAT16, BFLOAT16),
-    ((80,), replace(LLAMA, spec=spec(4, 2, 64)), torch.float32, torch.float32),
+    ((86,), replace(LLAMA, spec=spec(4, 2, 64)), torch.float32, torch.float32),
 ]
 
 

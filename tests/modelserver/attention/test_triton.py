@@ -96,6 +96,6 @@ def test_a_step_can_be_replayed_with_other_lengths() -> None:
 
 
 def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
-    """Through ptxas to machine code, within the shared memory that a program may have on A100 and H100."""
+    """Through ptxas to machine code, within the shared memory that a program may have on A10 and H100."""
     kernels = compiled(Path(__file__).with_name("compile_kernels.py"), tmp_path)
     assert kernels == {"write_cache", "attend", "merge_splits"}
