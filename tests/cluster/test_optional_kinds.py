@@ -85,15 +85,17 @@ def test_the_number_of_pods_is_left_to_somebody_elses_scaler_of_the_statefulset(
     target = {"apiVersion": STATEFUL_SETS.api_version, "kind": STATEFUL_SETS.name, "name": "chat"}
     theirs = {"metadata": {"name": "theirs"}, "spec": {"scaleTargetRef": target, "maxReplicas": 5}}
     kube.post(AUTOSCALERS.path(namespace.name), theirs)
-    namespace.edit(STATEFUL_SETS, "chat", {"spec": {"replicas": 3}}, "scale")
 
     def told() -> None:
         found = namespace.condition("chat", "ScalingActive")
         assert (found["status"], found["reason"]) == ("False", "ForeignScaler")
         assert "HorizontalPodAutoscaler theirs" in found["message"]
 
-    eventually(told)
+    # A look that began before the scaler was there knows nothing of it, and would put the number back.
     namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"disruption": {"maxUnavailable": 2}}})
+    eventually(told)
+    namespace.edit(STATEFUL_SETS, "chat", {"spec": {"replicas": 3}}, "scale")
+    namespace.edit(SERVICES_OF_OURS, "chat", {"spec": {"disruption": {"maxUnavailable": 3}}})
     eventually(told)
     assert namespace.get(STATEFUL_SETS, "chat")["spec"]["replicas"] == 3
 
