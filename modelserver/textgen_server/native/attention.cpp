@@ -66,7 +66,7 @@ struct Attend {
                     prefetch(keys + (table[block + 1] * step.kv_heads + piece.kv_head) * cell);
             }
             scores<ROWS>(query, keys + offset, weights);
-            bend<ROWS>(weights, block * step.block_size);
+            bend(weights, block * step.block_size, ROWS);
             for (int r = 0; r < ROWS; ++r) soften(weights + r * width, sums + r * dim, highest[r], total[r]);
             weigh<ROWS>(weights, values + offset, sums);
         }
@@ -121,10 +121,9 @@ struct Attend {
     }
 
     // Softcap, biases, and -inf for what a row does not see.
-    template <int ROWS>
-    void bend(float *weights, long start) const {
+    void bend(float *weights, long start, int rows) const {
         const long width = step.padded_block;
-        for (int r = 0; r < ROWS; ++r) {
+        for (int r = 0; r < rows; ++r) {
             float *row = weights + r * width;
             const long seen_to = position(r) + 1;
             if (step.softcap)
