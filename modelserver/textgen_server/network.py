@@ -1,5 +1,6 @@
 """Addresses and sockets, for whoever listens or waits for another machine."""
 
+import contextlib
 import ipaddress
 import socket
 
@@ -33,13 +34,14 @@ def _has_route(family: socket.AddressFamily, address: str) -> bool:
     return True
 
 
-def free_port(host: str) -> int:
-    """A port that is free where `host` leads."""
+def free_ports(host: str, count: int) -> list[int]:
+    """Different ports that are free where `host` leads."""
     family, host = listening_host(host)
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket(family)) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def keep_alive(end: socket.socket) -> None:

@@ -118,8 +118,8 @@ class ServerOptions(BaseModel):
     """Address of node 0, at which nodes and ranks meet."""
 
     master_port: int | None = Field(default=None, ge=1, le=65535)
-    """Port at which nodes meet, or the ranks of a single node. Default: a free one. Several nodes must be
-    told, and use the two ports above it as well."""
+    """Port at which nodes meet, or the ranks of a single node. Default: a free one; several nodes must be
+    told."""
 
     nnodes: int = Field(default=1, ge=1, le=64)
     """Nodes (machines, or pods) that hold the model together, each with a server of the same options and `num_shard`
@@ -350,10 +350,9 @@ class ServerOptions(BaseModel):
             raise ValueError(
                 "nnodes is more than 1, and the mock engine of mock_engine runs on one node: leave one out"
             )
-        if self.nnodes > 1 and (self.master_port is None or self.master_port > 65533):
+        if self.nnodes > 1 and self.master_port is None:
             raise ValueError(
-                "nnodes is more than 1: give master_port, the same on every node; node 0 listens there and at the two "
-                "ports above, so 65533 is the most"
+                "nnodes is more than 1: give master_port, the same on every node, where node 0 will listen"
             )
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile belong together: give both or neither")

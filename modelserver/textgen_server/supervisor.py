@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from textgen_server.errors import EngineUnavailable, StartupError
-from textgen_server.network import free_port
+from textgen_server.network import free_ports
 from textgen_server.nodes.leader import Followers, Loss
 from textgen_server.nodes.link import key_of
 from textgen_server.ranks import Meeting, Ranks
@@ -68,10 +68,12 @@ class AllRanks:
     def _meeting(self, engine_socket: Path) -> Meeting:
         host, port = self._options.master_addr, self._options.master_port
         plans: Path | tuple[str, int] = engine_socket.with_name(engine_socket.name + "-plans")
+        first, second = free_ports(host, 2)
         if self._options.nnodes == 1:
-            port = port or free_port(host)
-        else:  # nodes listen at the port itself
-            port, plans = (port or 0) + 1, (host, (port or 0) + 2)
+            port = port or first
+        else:
+            # Nodes meet at the port itself. New ones for each start: ranks of a killed leader may outlive it a bit.
+            port, plans = first, (host, second)
         address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         return Meeting(number=self._started, rendezvous=address, plans=plans, nonce=secrets.token_hex(16))
 

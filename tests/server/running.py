@@ -89,10 +89,10 @@ def running(log: Path, *flags: str, **options) -> Iterator[Server]:
         server.process.wait()
 
 
-def wait_for(condition, what: str) -> None:
-    """Poll until `condition()` holds; RuntimeError after WAIT_SECONDS."""
-    deadline = time.monotonic() + WAIT_SECONDS
+def wait_for(condition, what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Poll until `condition()` holds; RuntimeError after `seconds`."""
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{what}: not within {WAIT_SECONDS} s")
+            raise RuntimeError(f"{what}: not within {seconds} s")
         time.sleep(0.05)

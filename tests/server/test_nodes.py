@@ -1,8 +1,6 @@
 """One model on two nodes, which are two servers here: equal tokens, and what becomes of either when the other dies."""
 
-import contextlib
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,27 +12,15 @@ from test_tiny_models import generated, theirs
 from tiny_tokenizer import write_tokenizer
 
 SECRET = "not known to anybody else"
+START_SECONDS = 300
 TINY = ("--device", "cpu", "--cpu-threads", "1", "--cpu-kv-cache-gib", "0.05")
-
-
-def three_free_ports() -> int:
-    """The first of three neighbours: nodes, process group and pipes."""
-    while True:
-        port = free_port()
-        with contextlib.ExitStack() as held:
-            try:
-                for following in (port + 1, port + 2):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", following))
-            except OSError:
-                continue
-            return port
 
 
 class Nodes:
     """Starts nodes of one group, and ends them all by force in the end."""
 
     def __init__(self, folder: Path, temp: Path) -> None:
-        self.flags = ("--model-id", str(folder), *TINY, "--nnodes", "2", "--master-port", str(three_free_ports()))
+        self.flags = ("--model-id", str(folder), *TINY, "--nnodes", "2", "--master-port", str(free_port()))
         self.temp = temp
         self.started: list[Server] = []
 
@@ -68,19 +54,19 @@ def test_two_nodes_write_what_one_writes_and_either_comes_back_after_its_death(t
     follower = nodes.start(1)
     wait_for(lambda: "waiting for the leader at 127.0.0.1" in follower.log.read_text(), "a line about the leader")
     leader = nodes.start(0)
-    wait_for(lambda: (leader.health(), follower.health()) == (200, 200), "both nodes")
+    wait_for(lambda: (leader.health(), follower.health()) == (200, 200), "both nodes", START_SECONDS)
     assert generated(leader) == tiny[1]
 
     follower.process.kill()
     wait_for(lambda: leader.health() == 503, "the leader to notice")
     follower = nodes.start(1)
-    wait_for(lambda: (leader.health(), follower.health()) == (200, 200), "the group with a new follower")
+    wait_for(lambda: (leader.health(), follower.health()) == (200, 200), "the group with a new follower", START_SECONDS)
     assert generated(leader) == tiny[1]
 
     leader.process.kill()
     wait_for(lambda: follower.health() == 503, "the follower to notice")
     leader = nodes.start(0)
-    wait_for(lambda: (leader.health(), follower.health()) == (200, 200), "the group with a new leader")
+    wait_for(lambda: (leader.health(), follower.health()) == (200, 200), "the group with a new leader", START_SECONDS)
     follower.process.send_signal(
         signal.SIGTERM
     )  # as to all of a group at once: it stays for what the leader still does

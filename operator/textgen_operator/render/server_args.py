@@ -9,7 +9,7 @@ from textgen_server.settings import ServerOptions
 
 CACHE_FOLDER = "/data"
 LEADER_PORT = 29500
-"""Where the leader of several nodes listens; it uses the two ports above as well."""
+"""Where the leader of several nodes listens."""
 
 
 def server_options(spec: Spec) -> ServerOptions:
