@@ -22,7 +22,14 @@ ALL_CASES = {family: next(iter(shapes.values())) for family, shapes in SHAPES.it
 }
 TOKENS = torch.randint(3, 131, (41,), generator=torch.Generator().manual_seed(1)).tolist()
 # A linear layer's tolerances (quantization_cases.py) grow over three layers of attention and MLP.
-TOLERANCE = {"bitsandbytes": 0.04, "bitsandbytes-nf4": 0.02, "bitsandbytes-fp4": 0.02, "fp8": 0.1, "int8": 0.04, "eetq": 1e-4}
+TOLERANCE = {
+    "bitsandbytes": 0.04,
+    "bitsandbytes-nf4": 0.02,
+    "bitsandbytes-fp4": 0.02,
+    "fp8": 0.1,
+    "int8": 0.04,
+    "eetq": 1e-4,
+}
 # All families for one library's three methods; for those that share their code, families of every kind of layer.
 EVERY_KIND = ("llama with biases", "falcon", "gpt2", "mixtral", "t5")
 CASES = [(method, case) for method in METHODS for case in ALL_CASES if "bitsandbytes" in method or case in EVERY_KIND]
