@@ -2,6 +2,8 @@
 
     .venv/bin/python -m pip install -c constraints.txt -e '.[bench]'
     .venv/bin/python bench/plots.py bench/results/serving-float32.json docs/plots/serving-float32.svg 'SmolLM2, float32'
+
+matplotlib is only for this.
 """
 
 import argparse
