@@ -16,11 +16,11 @@ The textgen operator, the definition of TextGenerationService, rights for both a
 Installing, upgrading, rolling back and removing it: [upgrade.md](../../docs/upgrade.md).
 
 ```
-helm install textgen helm/textgen --namespace textgen-system --create-namespace
+helm install textgen helm/textgen --namespace textgen-system --create-namespace --set imageRegistry=REGISTRY
 helm test textgen --namespace textgen-system
 ```
 
-Without access to the internet, `--set imageRegistry=MIRROR` takes every image from there.
+Every image is taken from REGISTRY. None are published yet: [build them](../../README.md#in-a-cluster).
 
 ## Values
 
