@@ -246,7 +246,7 @@ class ServerOptions(BaseModel):
     Default: not served."""
 
     validation_workers: int = Field(default=2, ge=1)
-    """Threads that tokenize prompts."""
+    """Threads that tokenize long prompts, and as many processes that check grammars, started with the first one."""
 
     graceful_termination_timeout: int = Field(default=90, ge=0)
     """Seconds that running requests may take to finish after SIGTERM."""
