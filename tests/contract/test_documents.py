@@ -20,7 +20,10 @@ CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"^(?:[A-Z_]+=\S+ )?make ([a-z][\w-]*)")
 # Of the operator, Docker and kubectl.
-OTHER_FLAGS = {"--build-arg", "--namespace", "--print-docker", "--lease-name", "--lease-seconds", "--shm-size", "--for"}
+OTHER_FLAGS = {
+    *("--build-arg", "--namespace", "--print-docker", "--lease-name", "--lease-seconds"),
+    *("--shm-size", "--for", "--timeout"),
+}
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
