@@ -1,5 +1,6 @@
 """LoRA adapters against PEFT's own model: alone, mixed in one batch, over ranks, and with the prefix cache."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import peft
 import pytest
 import torch
 from harness import generate, logits, make_request, make_runner, run
+from safetensors.torch import load_file, save_file
 from shapes import SHAPES, make_model
 from thread_ranks import on_ranks
 
@@ -115,3 +117,36 @@ def test_two_ranks_compute_what_one_does(served):
     assert not torch.allclose(expected, logits(runner, PROMPTS[2]), atol=1e-2)
     for share in on_ranks(2, on_one_rank):
         torch.testing.assert_close(share, expected, rtol=1e-4, atol=1e-4)
+
+
+def save_by_names(base: Path, folder: Path, left_out: tuple[str, ...]) -> None:
+    """A random adapter, without PEFT, on the matrices of the checkpoint in `base` but those named like `left_out`."""
+    generator = torch.Generator().manual_seed(0)
+    matrices = {}
+    for name, weight in load_file(base / "model.safetensors").items():
+        if weight.dim() == 2 and not any(part in name for part in left_out):
+            for side, shape in (("A", (4, weight.shape[1])), ("B", (weight.shape[0], 4))):
+                matrix = torch.randn(shape, generator=generator) * 0.2
+                matrices[f"base_model.model.{name.removesuffix('weight')}lora_{side}.weight"] = matrix
+    folder.mkdir()
+    save_file(matrices, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+
+
+@pytest.mark.parametrize(
+    ("family", "left_out"),
+    [("mixtral", ("embed", "lm_head", ".gate.")), ("t5", ("shared", "embed", "lm_head", "relative_attention_bias"))],
+)
+def test_layers_that_see_only_some_rows_add_adapters_to_the_right_ones(family, left_out, tmp_path):
+    """Those of experts, and of an encoder and its decoder. The text is that of weights with the adapter in them."""
+    make_model(next(iter(SHAPES[family].values()))).save_pretrained(tmp_path / "base")
+    save_by_names(tmp_path / "base", tmp_path / "tuned", left_out)
+    runner = make_runner(tmp_path / "base", block_size=8, lora_loading=True)
+    runner.load_adapter("tuned", tmp_path / "tuned")
+    options = ServerOptions(device="cpu", cpu_kv_cache_gib=0.05, block_size=8)
+    merged = Runner(options, tmp_path / "base", torch.device("cpu"), Group(), merge=tmp_path / "tuned")
+    plain, tuned = (generate(model, PROMPTS, NEW_TOKENS) for model in (runner, merged))
+    assert plain != tuned
+    requests = [make_request(runner, key, PROMPTS[key // 2], NEW_TOKENS, adapter=("", "tuned")[key % 2],
+                             cache_salt=str(key % 2)) for key in range(2 * len(PROMPTS))]  # fmt: skip
+    assert run(runner, requests).texts == [text for both in zip(plain, tuned, strict=True) for text in both]

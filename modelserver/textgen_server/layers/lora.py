@@ -1,10 +1,11 @@
 """Linear layers that add a low-rank product for the rows of a step that use an adapter (Hu et al. 2021).
 
 One base model serves rows of many adapters in one batch: what `AdapterRows` says before each forward pass holds for all
-layers of a rank.
+layers of a rank, but for those that see only some rows of the batch (`AdapterRows.among`).
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,20 +17,39 @@ from textgen_server.layers import fused
 
 @dataclass
 class AdapterRows:
-    """Which rows of the flat batch use which adapter in this step: (name, rows [n] int64). Rows that use none are
-    in no entry.
+    """Which rows of the flat batch use which adapter in this step.
 
     Attributes:
         numbers: of all adapters that there have been, by name.
     """
 
-    active: list[tuple[str, Tensor]] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
+    _active: list[tuple[str, Tensor]] = field(default_factory=list)
     _flat: tuple[Tensor, Tensor] | None = None
+    _seen: Tensor | None = None
 
     def use(self, active: list[tuple[str, Tensor]]) -> None:
-        """For the next forward pass."""
-        self.active, self._flat = active, None
+        """For the next forward pass: (name, rows [n] int64). Rows that use none are in no entry."""
+        self._active, self._flat = active, None
+
+    @contextlib.contextmanager
+    def among(self, seen: Tensor) -> Iterator[None]:
+        """Within, layers get the rows `seen` [n] int64 of the flat batch, in this order."""
+        whole = self._active, self._flat
+        self._seen, self._flat = seen, None
+        try:
+            yield
+        finally:
+            self._active, self._flat = whole
+            self._seen = None
+
+    @property
+    def active(self) -> list[tuple[str, Tensor]]:
+        """As `use` has it, of the rows that layers get."""
+        if self._seen is not None:  # not before it is asked for: the device is waited for
+            places = [(name, torch.isin(self._seen, rows).nonzero()[:, 0]) for name, rows in self._active]
+            self._active, self._seen = [(name, rows) for name, rows in places if len(rows)], None
+        return self._active
 
     @property
     def count(self) -> int:
@@ -71,13 +91,14 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.inner(x)
-        if self.rows.active and fused.fit(x, out):
+        if not self.adapters or not self.rows.active:
+            return out
+        if fused.fit(x, out):
             from textgen_server.layers import lora_triton  # needs Triton
 
             if self.rows.count <= lora_triton.FEW_ROWS:
-                if self.adapters:
-                    rank = max(len(matrix.a) for matrix in self.adapters.values())
-                    lora_triton.add(out, x.contiguous(), self._addresses(x.device), rank, *self.rows.flat)
+                rank = max(len(matrix.a) for matrix in self.adapters.values())
+                lora_triton.add(out, x.contiguous(), self._addresses(x.device), rank, *self.rows.flat)
                 return out
         for name, rows in self.rows.active:
             added = self.adapters.get(name)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from textgen_server.layers.build import Builder
 from textgen_server.layers.linear import dense
+from textgen_server.layers.lora import AdapterRows
 
 
 class SparseMoE(nn.Module):
@@ -22,6 +23,7 @@ class SparseMoE(nn.Module):
         self.top_k = top_k
         self.normalized = normalized
         self.group = build.group
+        self.adapter_rows = build.adapter_rows or AdapterRows()
 
     def forward(self, x: Tensor) -> Tensor:
         weights, chosen = self.router(x).float().softmax(-1).topk(self.top_k)
@@ -35,5 +37,6 @@ class SparseMoE(nn.Module):
         for expert, places in zip(self.experts, order.split(counts), strict=True):
             if len(places):
                 tokens = places // self.top_k
-                out.index_add_(0, tokens, expert(x[tokens]) * weights[places, None])
+                with self.adapter_rows.among(tokens):
+                    out.index_add_(0, tokens, expert(x[tokens]) * weights[places, None])
         return self.group.all_reduce(out)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from textgen_server.attention.base import AttentionBatch, AttentionSpec
 from textgen_server.errors import CheckpointError
 from textgen_server.layers.build import Builder
+from textgen_server.layers.lora import AdapterRows
 from textgen_server.layers.norm import RMSNorm
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig, count
@@ -183,6 +184,7 @@ class T5ForConditionalGeneration(nn.Module):
         heads = build.heads(config.num_heads, config.num_heads)
         layers = count(config.raw, "num_decoder_layers", config.num_layers)
         self.cache_spec = CacheSpec(layers, heads.q_count, config.head_dim)
+        self.adapter_rows = build.adapter_rows or AdapterRows()
         self.embedding = build.embedding("shared.weight", config.vocab_size)
         bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         self.encoder_bias = RelativeBias(config, build, f"encoder.{bias}", bidirectional=True)
@@ -206,11 +208,14 @@ class T5ForConditionalGeneration(nn.Module):
         step = batch.plan(plan_step)
         x = self.embedding(tokens)
         if step.lengths:
-            self._encode(x[step.encoder_rows], step.lengths, batch.slots[step.encoder_rows], caches, batch.block_size)
+            rows = step.encoder_rows
+            with self.adapter_rows.among(rows):
+                self._encode(x[rows], step.lengths, batch.slots[rows], caches, batch.block_size)
         hidden = torch.zeros_like(x)
         y = x[step.decoder_rows]
-        for layer, cache in zip(self.decoder, caches, strict=True):
-            y = layer(y, step, cache)
+        with self.adapter_rows.among(step.decoder_rows):
+            for layer, cache in zip(self.decoder, caches, strict=True):
+                y = layer(y, step, cache)
         hidden[step.decoder_rows] = self.decoder_norm(y)
         return hidden
 
