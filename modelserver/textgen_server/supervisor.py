@@ -44,6 +44,7 @@ class AllRanks:
         temp: Path,
     ) -> None:
         self.adapters = adapters
+        self._located = dict(adapters)
         self._options = options
         self._here = here
         self._elsewhere = elsewhere
@@ -61,7 +62,7 @@ class AllRanks:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(engine_socket)  # noqa: PTH108 - a moment's system call, not worth a thread
         meeting = self._meeting(engine_socket)
-        await self._elsewhere.start(meeting, self.adapters)
+        await self._elsewhere.start(meeting, self.adapters, self._located)
         await self._here.start(meeting, key_of(self._secret, meeting.nonce), engine_socket, self.adapters)
         return engine_socket
 

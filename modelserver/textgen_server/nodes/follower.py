@@ -195,7 +195,7 @@ class Follower:
             return 0
         self.released.clear()
         meeting = Meeting.model_validate(message["start"])
-        adapters = {name: self._adapters.get(name, Path(there)) for name, there in message["adapters"].items()}
+        adapters = {name: Path(there) if there else self._adapters[name] for name, there in message["adapters"].items()}
         key = key_of(self._secret, meeting.nonce)
         await self._ranks.start(meeting, key, self._temp / "engine", adapters)
         return meeting.number

@@ -63,11 +63,12 @@ class Followers:
             self._arrived.clear()
             await self._arrived.wait()
 
-    async def start(self, meeting: Meeting, adapters: Mapping[str, Path]) -> None:
-        """Have every node start its ranks."""
+    async def start(self, meeting: Meeting, adapters: Mapping[str, Path], located: Mapping[str, Path]) -> None:
+        """Have every node start its ranks, with `adapters`; of those that are as the leader `located` them when it
+        started, each node takes what it located itself."""
         self._started = meeting.number
         self._loss = asyncio.get_running_loop().create_future()
-        folders = {name: str(folder) for name, folder in adapters.items()}
+        folders = {name: None if located.get(name) == path else str(path) for name, path in adapters.items()}
         await self._tell({"start": meeting.model_dump(mode="json"), "adapters": folders})
 
     async def ready(self) -> None:

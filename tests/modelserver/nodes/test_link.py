@@ -161,7 +161,7 @@ def test_followers_must_have_the_leaders_version_model_and_ranks(change: dict, w
 
 async def test_a_start_without_a_follower_is_lost_at_once() -> None:
     followers = Followers(identity(ServerOptions(**TWO), 1, ""), SECRET)
-    await followers.start(Meeting(number=1, rendezvous="tcp://127.0.0.1:1", plans=("127.0.0.1", 2), nonce="x"), {})
+    await followers.start(Meeting(number=1, rendezvous="tcp://127.0.0.1:1", plans=("127.0.0.1", 2), nonce="x"), {}, {})
     loss = await followers.first_loss()
     assert loss.of_node
     assert "node 1 is gone" in loss.reason
