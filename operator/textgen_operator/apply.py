@@ -1,6 +1,6 @@
 """The only file that writes to the API server: server-side apply under one name, and only what would change something.
 
-Called by reconcile.py.
+Called by reconcile.py and children.py, by claims.py and leftovers.py.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The volume claims of a StatefulSet, which outlive it and which it never changes: they grow here, one that no template
 asks for any more is deleted, and those of replicas that were scaled away go with the service, or stay.
 
-Whatever was done before the operator was killed is not done again. Called by reconcile.py.
+Whatever was done before the operator was killed is not done again. Called by children.py.
 """
 
 from typing import Any

@@ -10,11 +10,24 @@ from textgen_operator.client import ApiError, Client
 from textgen_operator.kinds import SECRETS, Manifest
 from textgen_operator.render.metadata import object_meta
 from textgen_operator.render.nodes import SECRET_KEY, secret_name
-from textgen_operator.resource import ObjectMeta
+from textgen_operator.resource import ObjectMeta, TextGenerationService
+from textgen_operator.status import Obstacle
 
 
-async def ensure(client: Client, service: ObjectMeta) -> None:
-    """Make the Secret if there is none. Raises ApiError."""
+async def introduce(client: Client, service: TextGenerationService) -> Obstacle | None:
+    """Give several nodes their Secret, if there is none; what is in the way, if something is. Raises ApiError."""
+    if service.spec.nodes == 1:
+        return None
+    try:
+        await _ensure(client, service.metadata)
+    except ApiError as error:
+        if not error.is_refusal:
+            raise
+        return Obstacle("ReconcileError", f"The Secret of the nodes cannot be made: {error}", accepted=True)
+    return None
+
+
+async def _ensure(client: Client, service: ObjectMeta) -> None:
     name = secret_name(service)
     try:
         if await client.get(SECRETS.path(service.namespace, name)) is None:

@@ -21,7 +21,7 @@ from textgen_operator.kinds import (
     Manifest,
     kind_of,
 )
-from textgen_operator.reconcile import Disposition, dispose, is_ours
+from textgen_operator.ownership import Disposition, dispose, is_ours, workload_now
 from textgen_operator.render import Defaults, render
 from textgen_operator.render.container import server_of
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
@@ -97,22 +97,12 @@ async def make_plan(client: Client, service: TextGenerationService, image: str |
     if live is not None:
         service = service.model_copy(update={"metadata": ObjectMeta.model_validate(live["metadata"])})
     served = {kind for kind in OPTIONAL if await client.get(f"/apis/{kind.api_version}") is not None}
-    workload = await _workload(client, service.metadata, served)
+    workload = await workload_now(client, service.metadata, served)
     desired = render(service, _defaults(image, live, workload), served)
     desired = await _steered(client, service, desired, workload)
     steps = [await _step(client, service.metadata, each, served) for each in desired]
     steps += await _leftovers(client, service.metadata, desired, served)
     return Plan(service, refusal, steps, workload)
-
-
-async def _workload(client: Client, service: ObjectMeta, served: Set[Kind]) -> Manifest | None:
-    """What carries the pods now, of whatever kind it is to be."""
-    for kind in WORKLOADS:
-        if kind not in OPTIONAL or kind in served:
-            live = await client.get(kind.path(service.namespace, service.name))
-            if live is not None and is_ours(live, service):
-                return live
-    return None
 
 
 async def _refusal(client: Client, service: TextGenerationService, live: Manifest | None) -> str:

@@ -1,6 +1,6 @@
 """Whether the download into a shared cache is done: until then the StatefulSet stays as it is.
 
-Pure; called by reconcile.py.
+Pure; called by children.py.
 """
 
 from textgen_operator.diagnosis.finding import condition
