@@ -99,5 +99,6 @@ def conflict(children: Sequence[Child]) -> Obstacle | None:
 
 def download(children: Sequence[Child]) -> Obstacle | None:
     """What of a download pods have to wait for; None when there is none, or when it is done."""
-    job = live_of(children, JOBS)
-    return warming.obstacle(job) if job is not None else None
+    job = next((child for child in children if child.kind == JOBS), None)
+    # One that is not there yet has downloaded nothing.
+    return warming.obstacle(job.live or job.desired) if job else None

@@ -212,8 +212,8 @@ class Reconciler:
         key = (service.namespace, service.name)
         desired = [child.desired for child in children]
         known = self._holdings.objects(key)
-        # What serves is kept until what takes its place may be made.
-        kept = WORKLOADS if download(children) else ()
+        # What serves, and what it reads, is kept until what takes its place may be made.
+        kept = (*WORKLOADS, CLAIMS) if download(children) else ()
         kinds = {kind for kind in served_among(PRUNED, self._holdings.served) if kind not in kept}
         waiting = await leftovers.remove(self._client, key, desired, known, kinds, lambda live: is_ours(live, service))
         for child in children:

@@ -1,5 +1,7 @@
 """The shared cache, and the Job that fills it before pods start."""
 
+from collections.abc import Set
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,15 +11,19 @@ from kube_emulator import resource
 from operator_samples import custom_resource, service
 
 from textgen_operator.client import Client
+from textgen_operator.informers import ServiceKey
 from textgen_operator.kinds import (
     AUTOSCALERS,
     CLAIMS,
     EVENTS,
     JOBS,
+    LEADER_WORKER_SETS,
     PODS,
+    SECRETS,
     SERVICES,
     SERVICES_OF_OURS,
     STATEFUL_SETS,
+    Kind,
     Manifest,
 )
 from textgen_operator.reconcile import Reconciler
@@ -161,3 +167,46 @@ async def test_pods_wait_for_the_download(client: Client, kmock: KubernetesEmula
     live.patch({"status": {"conditions": [{"type": "Complete", "status": "True"}]}})
     assert await look() == ("Pending", "RollingOut")
     assert await exists()
+
+
+async def test_what_serves_is_kept_until_the_download_of_what_takes_its_place_is_done(
+    client: Client, kmock: KubernetesEmulator
+) -> None:
+    @dataclass(frozen=True)
+    class Knows:
+        served: Set[Kind] = frozenset({LEADER_WORKER_SETS})
+
+        def objects(self, service: ServiceKey) -> Set[tuple[Kind, str]]:
+            return frozenset({(CLAIMS, "chat-cache")})
+
+    for kind in (AUTOSCALERS, EVENTS, CLAIMS, JOBS, LEADER_WORKER_SETS, PODS, SECRETS, SERVICES, STATEFUL_SETS):
+        kmock.resources[resource(kind)] = {}
+    reconciler = Reconciler(client, Defaults(), clock=lambda: NOW, holdings=Knows())
+
+    async def look(**spec: Any) -> None:
+        stored = custom_resource(**spec)
+        stored["metadata"] |= {"uid": "uid-of-chat", "generation": 1}
+        kmock.objects[resource(SERVICES_OF_OURS), "models", "chat"] = stored
+        await reconciler.reconcile("models", "chat")
+
+    async def there() -> tuple[bool, ...]:
+        kinds = (STATEFUL_SETS, LEADER_WORKER_SETS)
+        return tuple([await client.get(kind.path("models", "chat")) is not None for kind in kinds])
+
+    await look(cache=SHARED | {"warm": False})
+    assert await there() == (True, False)
+    # Its claim goes neither, while pods have it.
+    after: dict[str, Any] = {"nodes": 2, "cache": {"type": "Existing", "claimName": "weights", "warm": True}}
+    kmock.objects[resource(CLAIMS), "models", "weights"] = {"metadata": {"name": "weights"}}
+    for _ in range(2):  # before the Job is there, and while it runs
+        await look(**after)
+        assert await there() == (True, False)
+        assert await client.get(CLAIMS.path("models", "chat-cache")) is not None
+    (job,) = objects("Job", **after)
+    live = kmock.objects[resource(JOBS), "models", job["metadata"]["name"]]
+    live.patch({"status": {"conditions": [{"type": "Complete", "status": "True"}]}})
+    await look(**after)
+    assert await there() == (False, False)
+    assert await client.get(CLAIMS.path("models", "chat-cache")) is None
+    await look(**after)
+    assert await there() == (False, True)
