@@ -39,10 +39,14 @@ async def remove(
     waiting: set[Kind] = set()
     for kind, name in sorted(left, key=lambda found: (found[0].plural, found[1])):
         live = await client.get(kind.path(namespace, name))
-        if live is None or not is_ours(live) or (kind == CLAIMS and not live["metadata"].get("ownerReferences")):
-            # A claim without an owner is to be retained.
+        if live is None or not is_ours(live) or is_retained(live, kind):
             continue
         if "deletionTimestamp" not in live["metadata"]:
             await apply.remove(client, live)
         waiting |= {wanted_kind for wanted_kind, _ in wanted if kind in RIVALS.get(wanted_kind, ())}
     return waiting
+
+
+def is_retained(live: Manifest, kind: Kind) -> bool:
+    """Whether an object of ours stays although nothing asks for it: a claim from which cache.retain took its owner."""
+    return kind == CLAIMS and not live["metadata"].get("ownerReferences")

@@ -21,7 +21,8 @@ from textgen_operator.kinds import (
     Manifest,
     kind_of,
 )
-from textgen_operator.ownership import Disposition, dispose, is_ours, workload_now
+from textgen_operator.leftovers import is_retained
+from textgen_operator.ownership import Disposition, dispose, goes_with_ours, is_ours, workload_now
 from textgen_operator.render import Defaults, render
 from textgen_operator.render.container import server_of
 from textgen_operator.render.metadata import FIELD_MANAGER, SERVICE_LABEL
@@ -162,6 +163,8 @@ async def _step(client: Client, service: ObjectMeta, desired: Manifest, served: 
         return Step(what, "blocked", (f"the cluster does not know {kind.api_version}: install {kind.provider}",))
     path = kind.path(meta["namespace"], meta["name"])
     live = await client.get(path)
+    if live is not None and await goes_with_ours(client, live, service):
+        return Step(what, "create", ("when what has its name now is gone, with the workload that made it",))
     disposition = dispose(desired, live, service)
     if disposition is Disposition.CONFLICT:
         return Step(what, "blocked", ("there is one that is not this service's",))
@@ -196,7 +199,7 @@ async def _leftovers(client: Client, service: ObjectMeta, desired: list[Manifest
         if kind in OPTIONAL and kind not in served:
             continue
         found = await client.items(kind.path(service.namespace), f"{SERVICE_LABEL}={service.name}")
-        names = [live["metadata"]["name"] for live in found if is_ours(live, service)]
+        names = [live["metadata"]["name"] for live in found if is_ours(live, service) and not is_retained(live, kind)]
         restarts = kind in WORKLOADS
         steps += [Step(f"{kind.name} {name}", "delete", (), restarts) for name in names if (kind, name) not in wanted]
     return steps
