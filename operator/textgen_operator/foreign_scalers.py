@@ -34,11 +34,13 @@ class ForeignScaler:
         name: its kind and name.
         target: kind and name of what it scales.
         scales_pods: whether that is what carries the pods, and not the service.
+        wakes: whether it starts the first replica itself.
     """
 
     name: str
     target: str
     scales_pods: bool
+    wakes: bool = False
 
 
 async def find(
@@ -71,7 +73,8 @@ def _seen(kind: Kind, scaler: Manifest, service: TextGenerationService) -> Forei
     for target in (SERVICES_OF_OURS, STATEFUL_SETS, LEADER_WORKER_SETS):
         if (group, ref["kind"], name) == (target.group, target.name, service.metadata.name):
             who = f"{kind.name} {scaler['metadata']['name']}"
-            return ForeignScaler(who, f"{target.name} {name}", scales_pods=target != SERVICES_OF_OURS)
+            of_pods = target != SERVICES_OF_OURS
+            return ForeignScaler(who, f"{target.name} {name}", of_pods, wakes=kind == SCALED_OBJECTS)
     return None
 
 
@@ -86,11 +89,12 @@ def left_to(
 ) -> TextGenerationService:
     """The service with as many replicas as a scaler of its pods has given it.
 
-    Not where rollouts change that number (Surge, Recreate), nor at zero, where scalers rest.
+    Not where rollouts change that number (Surge, Recreate), nor at zero, where scalers rest that do not wake it.
     """
     if scaler is None or not scaler.scales_pods or service.spec.rollout.strategy in ("Surge", "Recreate"):
         return service
     if workload is None or f"{workload['kind']} {workload['metadata']['name']}" != scaler.target:
         return service
-    replicas = workload_of(workload).tally(workload, ()).wanted or service.spec.replicas
+    given = workload_of(workload).tally(workload, ()).wanted
+    replicas = given if given or scaler.wakes else service.spec.replicas
     return service.model_copy(update={"spec": service.spec.model_copy(update={"replicas": replicas})})

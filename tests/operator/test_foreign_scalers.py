@@ -18,7 +18,8 @@ from textgen_operator.status import Intent, Observed, status_of
 THE_SERVICE = {"apiVersion": API_VERSION, "kind": KIND, "name": "chat"}
 ITS_PODS = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "chat"}
 OF_PODS = ForeignScaler("HorizontalPodAutoscaler web", "StatefulSet chat", scales_pods=True)
-OF_SERVICE = ForeignScaler("ScaledObject web", f"{KIND} chat", scales_pods=False)
+OF_SERVICE = ForeignScaler("ScaledObject web", f"{KIND} chat", scales_pods=False, wakes=True)
+BY_KEDA = ForeignScaler("ScaledObject web", "StatefulSet chat", scales_pods=True, wakes=True)
 
 
 def scaler(target: dict[str, str], **meta: Any) -> Manifest:
@@ -34,13 +35,23 @@ def controlled_by(kind: str) -> list[Manifest]:
     [
         (AUTOSCALERS, scaler(ITS_PODS), OF_PODS),
         (SCALED_OBJECTS, scaler(THE_SERVICE), OF_SERVICE),
+        (SCALED_OBJECTS, scaler(ITS_PODS), BY_KEDA),
         (AUTOSCALERS, scaler(ITS_PODS | {"name": "other"}), None),
         (AUTOSCALERS, scaler(ITS_PODS | {"kind": "Deployment"}), None),
         (SCALED_OBJECTS, scaler({"name": "chat"}), None),
         (AUTOSCALERS, scaler(THE_SERVICE, ownerReferences=controlled_by("ScaledObject")), None),
         (AUTOSCALERS, scaler(THE_SERVICE, labels={"ours": "yes"}), None),
     ],
-    ids=["pods", "service", "another", "another kind", "a Deployment, by KEDA's default", "KEDA's own", "ours"],
+    ids=[
+        "pods",
+        "service",
+        "pods, by KEDA",
+        "another",
+        "another kind",
+        "a Deployment, by KEDA's default",
+        "KEDA's own",
+        "ours",
+    ],
 )
 async def test_scalers_of_others_are_found(
     kmock: KubernetesEmulator, client: Client, kind: Kind, found: Manifest, expected: ForeignScaler | None
@@ -68,6 +79,8 @@ def test_the_number_of_pods_is_left_to_a_scaler_of_pods() -> None:
     assert replicas_left_to(OF_PODS, None) == 2
     # At zero a scaler rests, and would never bring back what was suspended.
     assert replicas_left_to(OF_PODS, workload(0)) == 2
+    # KEDA does, and would take away again what is started in its place.
+    assert replicas_left_to(BY_KEDA, workload(0)) == 0
     # These count pods up and down themselves.
     assert replicas_left_to(OF_PODS, workload(3), rollout={"strategy": "Surge"}) == 2
 
