@@ -28,10 +28,7 @@ def of_turns(before: Manifest, after: Manifest) -> Iterator[Event]:
     yield from _failed(before, after)
     yield from _refused(before, after)
     yield from _rolled(before, after)
-    if _turned(old, new, "ModelReady", "True") and old.get("ModelReady", {}).get("reason") in (
-        "Downloading",
-        "Converting",
-    ):
+    if _turned(old, new, "ModelReady", "True") and old.get("ModelReady", {}).get("reason") in _FETCHING:
         yield Event("Normal", "ModelDownloaded", new["ModelReady"]["message"])
     if _turned(old, new, "MemorySufficient", "False"):
         yield Event("Warning", new["MemorySufficient"]["reason"], new["MemorySufficient"]["message"])

@@ -1,5 +1,7 @@
 """What the operator asks of an object that carries pods, whatever its kind."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +12,14 @@ from textgen_operator.resource import GROUP
 
 PODS_FROM = f"{GROUP}/pods-from"
 """The annotation of a workload in which rollout/pinning.py writes down what its pods were made from."""
+
+REVISION_LABEL = f"{GROUP}/revision"
+"""The label of pods whose workload's controller names no revision that could be found again."""
+
+
+def revision_of(parts: dict[str, Any]) -> str:
+    """The name of the revision of pods that are made from these parts (`made_from`)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)

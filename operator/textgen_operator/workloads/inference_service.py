@@ -4,16 +4,13 @@ KServe copies the labels and annotations of an InferenceService to its pods, tho
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from textgen_operator.diagnosis import Diagnosis
-from textgen_operator.diagnosis.finding import condition
+from textgen_operator.diagnosis.finding import condition, is_ready
 from textgen_operator.kinds import INFERENCE_SERVICES, Manifest
-from textgen_operator.resource import GROUP
-from textgen_operator.workloads.base import PODS_FROM, Tally
+from textgen_operator.workloads.base import PODS_FROM, REVISION_LABEL, Tally, revision_of
 
 NOT_READY = "InferenceServiceNotReady"
 
@@ -28,7 +25,7 @@ class InferenceService:
     """See Workload."""
 
     kind = INFERENCE_SERVICES
-    revision_label = f"{GROUP}/revision"
+    revision_label = REVISION_LABEL
 
     def made_from(self, manifest: Manifest) -> dict[str, Any]:
         return {"predictor": {name: part for name, part in _predictor(manifest).items() if name not in _PACE}}
@@ -49,8 +46,7 @@ class InferenceService:
     def seal(self, manifest: Manifest) -> None:
         # The pods must not be replaced only because the operator notes something about them anew.
         self.mark(manifest, PODS_FROM, INFERENCE_SERVICES.name)
-        made = json.dumps(self.made_from(manifest), sort_keys=True)
-        revision = hashlib.sha256(made.encode()).hexdigest()[:10]
+        revision = revision_of(self.made_from(manifest))
         _predictor(manifest).setdefault("labels", {})[self.revision_label] = revision
 
     def tally(self, manifest: Manifest, pods: Sequence[Manifest]) -> Tally:
@@ -60,7 +56,7 @@ class InferenceService:
         return Tally(
             wanted=int(_predictor(manifest).get("minReplicas", 1)),
             replicas=len(there),
-            ready=sum(condition(pod, "Ready").get("status") == "True" for pod in there),
+            ready=sum(is_ready(pod) for pod in there),
             updated=revisions.count(newest),
             current_revision=next((revision for revision in revisions if revision != newest), newest),
             update_revision=newest,

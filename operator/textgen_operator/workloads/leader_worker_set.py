@@ -1,8 +1,6 @@
 """A LeaderWorkerSet, whose groups are counted here: its own status does not say what a group was made from."""
 
 import copy
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +8,7 @@ from typing import Any
 from textgen_operator.diagnosis import Diagnosis
 from textgen_operator.diagnosis.finding import is_ready
 from textgen_operator.kinds import LEADER_WORKER_SETS, Manifest
-from textgen_operator.resource import GROUP
-from textgen_operator.workloads.base import Tally
+from textgen_operator.workloads.base import REVISION_LABEL, Tally, revision_of
 
 _GROUP = "leaderworkerset.sigs.k8s.io/group-index"
 _PARTS = ("size", "leaderTemplate", "workerTemplate")
@@ -22,7 +19,7 @@ class LeaderWorkerSet:
     """See Workload."""
 
     kind = LEADER_WORKER_SETS
-    revision_label = f"{GROUP}/revision"
+    revision_label = REVISION_LABEL
 
     def made_from(self, manifest: Manifest) -> dict[str, Any]:
         return {part: _group(manifest).get(part) for part in _PARTS}
@@ -38,8 +35,7 @@ class LeaderWorkerSet:
             template["metadata"]["annotations"] = {**(template["metadata"].get("annotations") or {}), annotation: value}
 
     def seal(self, manifest: Manifest) -> None:
-        made = json.dumps(self.made_from(manifest), sort_keys=True)
-        revision = hashlib.sha256(made.encode()).hexdigest()[:10]
+        revision = revision_of(self.made_from(manifest))
         for template in self.templates(manifest):
             template["metadata"]["labels"] = {**template["metadata"]["labels"], self.revision_label: revision}
 
