@@ -223,6 +223,7 @@ def test_the_pod_template_is_merged_by_name_and_last() -> None:
         ({"containers": [{"name": "x", "resources": {"limits": {"cpu": "lots"}}}]}, "limits.cpu: 'lots' is not a quan"),
         ({"containers": [{"name": "server", "volumeMounts": [{"mountPath": "/x"}]}]}, "volumeMounts.3.name: is requ"),
         ({"initContainers": [{"name": "x", "env": [{"name": "Y", "value": 1}]}]}, "env.0.value: must be a string"),
+        ({"containers": [{"name": "server", "livenessProbe": "/live"}]}, "livenessProbe: must be an object"),
     ],
     ids=str,
 )

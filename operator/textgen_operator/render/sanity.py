@@ -74,8 +74,18 @@ class _Resources(_Read):
     limits: dict[str, ResourceAmount] = {}
 
 
+class _Get(_Read):
+    path: str | None = None
+
+
+class _Probe(_Read):
+    http_get: _Get | None = None
+
+
 class _Container(_Read):
     name: _Text
+    startup_probe: _Probe | None = None
+    liveness_probe: _Probe | None = None
     env: list[_Variable] = []
     env_from: list[_Variables] = []
     volume_mounts: list[_Mount] = []
