@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from textgen_server.adapters.merge import MergingLoader
-from textgen_server.adapters.peft import Adapter, check_fits, read_adapter
 from textgen_server.attention.base import Attention
 from textgen_server.attention.select import choose
 from textgen_server.errors import OutOfMemory, StartupError
@@ -26,8 +25,6 @@ from textgen_server.runner.outline import check_room, survey
 from textgen_server.runner.quantization import open_weights
 from textgen_server.runner.room import device_name
 from textgen_server.settings import ServerOptions
-from textgen_server.weights.checkpoint import Checkpoint
-from textgen_server.weights.progress import Transfer
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +104,7 @@ def load_model(
     outline = survey(config, weights.outline, attention, dtype, group)
     check_room(outline, weights, options, device, (dtype, cache_dtype), group)
     transfer = outline.transfer(config, group)
-    loader = _loader(checkpoint, device, dtype, merge, transfer)
+    loader = MergingLoader.open(checkpoint, device, dtype, merge, transfer)
     build = Builder(loader, group, weights.quantization, attention, rows)
     try:
         with torch.inference_mode():
@@ -128,13 +125,3 @@ def load_model(
     )  # fmt: skip
     adapters = Adapters(cast(nn.Module, model), checkpoint, rows, device, dtype) if rows is not None else None
     return LoadedModel(model, adapters, config, device, dtype, cache_dtype, attention, weights.method)
-
-
-def _loader(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, merge: Path | None, transfer: Transfer
-) -> MergingLoader:
-    adapter = Adapter("", {})
-    if merge is not None:
-        adapter = read_adapter(merge)
-        check_fits(adapter, merge, checkpoint)
-    return MergingLoader(checkpoint, device, dtype, adapter.matrices, transfer=transfer)
