@@ -86,7 +86,7 @@ def test_the_sampler_raises_the_logits_of_the_green_list_and_of_no_other_row():
         Sample(SamplingParams(top_tokens=1000), 0),
         Sample(wanted, 4, previous=3),
     ]
-    tops = sample(logits, samples, watermark=mark).tops
+    tops = sample(logits, samples, watermark=mark).read().tops
     for row, previous in ((0, 17), (2, 3)):
         expected = logits[row] + 3.0 * torch.tensor([mark.is_green(previous, token) for token in range(1000)])
         assert dict(tops[row]) == pytest.approx(dict(enumerate(expected.log_softmax(-1).tolist())), abs=1e-4)
