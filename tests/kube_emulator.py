@@ -5,12 +5,15 @@ Still no garbage collection, admission or watch by label: those promises are kep
 
 import itertools
 import json
+from collections.abc import Set
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp.web
 import kmock
 from kmock import Request
 
+from textgen_operator.informers import ServiceKey
 from textgen_operator.kinds import LEASES, Kind, Manifest
 
 APPLY = "application/apply-patch+yaml"
@@ -75,3 +78,15 @@ def _key_of(item: Manifest) -> Manifest:
 def resource(kind: Kind) -> str:
     """kmock's name of a kind."""
     return f"{kind.plural}.{kind.api_version.rpartition('/')[2]}.{kind.group}" if kind.group else f"v1/{kind.plural}"
+
+
+@dataclass
+class Known:
+    """What watches have told: the optional kinds that are served, and the objects of every service."""
+
+    served: Set[Kind] = frozenset()
+    found: Set[tuple[Kind, str]] = frozenset()
+
+    def objects(self, service: ServiceKey) -> Set[tuple[Kind, str]]:
+        """As of the inventory."""
+        return self.found

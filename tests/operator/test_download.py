@@ -1,17 +1,14 @@
 """The shared cache, and the Job that fills it before pods start."""
 
-from collections.abc import Set
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from kmock import KubernetesEmulator
-from kube_emulator import resource
+from kube_emulator import Known, resource
 from operator_samples import custom_resource, service
 
 from textgen_operator.client import Client
-from textgen_operator.informers import ServiceKey
 from textgen_operator.kinds import (
     AUTOSCALERS,
     CLAIMS,
@@ -23,7 +20,6 @@ from textgen_operator.kinds import (
     SERVICES,
     SERVICES_OF_OURS,
     STATEFUL_SETS,
-    Kind,
     Manifest,
 )
 from textgen_operator.reconcile import Reconciler
@@ -172,16 +168,10 @@ async def test_pods_wait_for_the_download(client: Client, kmock: KubernetesEmula
 async def test_what_serves_is_kept_until_the_download_of_what_takes_its_place_is_done(
     client: Client, kmock: KubernetesEmulator
 ) -> None:
-    @dataclass(frozen=True)
-    class Knows:
-        served: Set[Kind] = frozenset({LEADER_WORKER_SETS})
-
-        def objects(self, service: ServiceKey) -> Set[tuple[Kind, str]]:
-            return frozenset({(CLAIMS, "chat-cache")})
-
     for kind in (AUTOSCALERS, EVENTS, CLAIMS, JOBS, LEADER_WORKER_SETS, PODS, SECRETS, SERVICES, STATEFUL_SETS):
         kmock.resources[resource(kind)] = {}
-    reconciler = Reconciler(client, Defaults(), clock=lambda: NOW, holdings=Knows())
+    known = Known(frozenset({LEADER_WORKER_SETS}), frozenset({(CLAIMS, "chat-cache")}))
+    reconciler = Reconciler(client, Defaults(), clock=lambda: NOW, holdings=known)
 
     async def look(**spec: Any) -> None:
         stored = custom_resource(**spec)

@@ -1,17 +1,14 @@
 """What nothing asks for any more goes, rivals go first, and kinds that the cluster lacks are waited for."""
 
-from collections.abc import Set
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from kmock import KubernetesEmulator
-from kube_emulator import resource
+from kube_emulator import Known, resource
 from operator_samples import custom_resource
 
 from textgen_operator.client import Client
-from textgen_operator.informers import ServiceKey
 from textgen_operator.kinds import (
     AUTOSCALERS,
     DISRUPTION_BUDGETS,
@@ -33,20 +30,9 @@ KEDA = {"engine": "KEDA", "maxReplicas": 6, "prometheus": {"address": "http://pr
 HPA = {"maxReplicas": 6}
 
 
-@dataclass
-class Known:
-    """What watches have told."""
-
-    served: Set[Kind] = frozenset({SCALED_OBJECTS})
-    found: Set[tuple[Kind, str]] = frozenset()
-
-    def objects(self, service: ServiceKey) -> Set[tuple[Kind, str]]:
-        return self.found
-
-
 @pytest.fixture
 def known() -> Known:
-    return Known()
+    return Known(frozenset({SCALED_OBJECTS}))
 
 
 @pytest.fixture

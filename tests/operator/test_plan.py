@@ -1,15 +1,12 @@
 """What a plan says of objects that are there already. Dry runs are the real API server's: tests/cluster has them."""
 
-from collections.abc import Set
-from dataclasses import dataclass
 from typing import Any
 
 from kmock import KubernetesEmulator
-from kube_emulator import resource
+from kube_emulator import Known, resource
 from operator_samples import custom_resource, service
 
 from textgen_operator.client import Client
-from textgen_operator.informers import ServiceKey
 from textgen_operator.kinds import (
     CLAIMS,
     EVENTS,
@@ -20,23 +17,12 @@ from textgen_operator.kinds import (
     SECRETS,
     SERVICES_OF_OURS,
     STATEFUL_SETS,
-    Kind,
 )
 from textgen_operator.plan import make_plan
 from textgen_operator.reconcile import Reconciler
 from textgen_operator.render import Defaults
 
 RETAINED = {"type": "Shared", "retain": True, "warm": False}
-
-
-@dataclass(frozen=True)
-class Knows:
-    """Of a cluster that serves LeaderWorkerSets."""
-
-    served: Set[Kind] = frozenset({LEADER_WORKER_SETS})
-
-    def objects(self, service: ServiceKey) -> Set[tuple[Kind, str]]:
-        return frozenset()
 
 
 async def test_what_goes_with_its_maker_blocks_nothing_and_what_is_retained_is_not_deleted(
@@ -48,7 +34,9 @@ async def test_what_goes_with_its_maker_blocks_nothing_and_what_is_retained_is_n
     body = custom_resource(nodes=2, cache=RETAINED)
     body["metadata"] |= {"uid": "uid-of-chat", "generation": 1}
     kmock.objects[resource(SERVICES_OF_OURS), "models", "chat"] = body
-    await Reconciler(client, Defaults(image="server:test"), holdings=Knows()).reconcile("models", "chat")
+    await Reconciler(client, Defaults(image="server:test"), holdings=Known(frozenset({LEADER_WORKER_SETS}))).reconcile(
+        "models", "chat"
+    )
     made = kmock.objects[resource(LEADER_WORKER_SETS), "models", "chat"]["metadata"]
     owner = {"kind": LEADER_WORKER_SETS.name, "name": "chat", "uid": made["uid"], "controller": True}
     of_leaders: dict[str, Any] = {"metadata": {"name": "chat", "ownerReferences": [owner]}, "spec": {"replicas": 1}}

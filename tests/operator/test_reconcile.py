@@ -1,18 +1,15 @@
 """One look at one service, against an emulated API server."""
 
-from collections.abc import Set
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from kmock import KubernetesEmulator, Response
-from kube_emulator import resource
+from kube_emulator import Known, resource
 from operator_samples import custom_resource
 
 from textgen_operator.client import ApiError, Client
-from textgen_operator.informers import ServiceKey
 from textgen_operator.kinds import (
     AUTOSCALERS,
     CLAIMS,
@@ -145,22 +142,12 @@ async def test_the_child_of_an_earlier_service_of_that_name_is_foreign(
     assert condition(cluster, "Accepted")["reason"] == "NameConflict"
 
 
-@dataclass(frozen=True)
-class Knows:
-    """Of a cluster that serves these kinds."""
-
-    served: Set[Kind]
-
-    def objects(self, service: ServiceKey) -> Set[tuple[Kind, str]]:
-        return frozenset()
-
-
 async def test_the_statefulset_that_a_leaderworkerset_of_ours_made_is_waited_for(
     client: Client, cluster: KubernetesEmulator
 ) -> None:
     for kind in (LEADER_WORKER_SETS, SECRETS):
         cluster.resources[resource(kind)] = {}
-    reconciler = Reconciler(client, Defaults(), clock=lambda: NOW, holdings=Knows(frozenset({LEADER_WORKER_SETS})))
+    reconciler = Reconciler(client, Defaults(), clock=lambda: NOW, holdings=Known(frozenset({LEADER_WORKER_SETS})))
     put(cluster, SERVICES_OF_OURS, custom_resource(nodes=2), uid="uid-of-chat", generation=1)
     await reconciler.reconcile("models", "chat")
     made = stored(cluster, LEADER_WORKER_SETS)
