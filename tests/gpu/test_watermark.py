@@ -28,4 +28,4 @@ def test_marked_logits_give_the_same_tokens_on_both():
         Sample(SamplingParams(greedy=seed % 2 == 0, watermark=True, seed=seed), seed, previous=seed * 311)
         for seed in range(16)
     ]
-    assert sample(logits.cuda(), samples).tokens == sample(logits, samples).tokens
+    assert sample(logits.cuda(), samples).read().tokens == sample(logits, samples).read().tokens
