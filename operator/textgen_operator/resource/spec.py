@@ -87,7 +87,8 @@ class Spec(Part):
     Default: auto, the type of the model."""
 
     trust_remote_code: bool = False
-    """For TGI's manifests: without effect, because code of a model's repository is never run."""
+    """Run code that comes with the model, with all that the pod may do, where neither the server nor transformers knows
+    the model; pin `revision` then."""
 
     adapters: Annotated[list[Adapter], AfterValidator(unique_names)] = Field(
         default=[],
