@@ -168,7 +168,7 @@ def test_a_model_that_cannot_fit_is_refused_before_its_weights_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_memory, "free_bytes", lambda: 300_000)
-    monkeypatch.setattr("textgen_server.runner.load._loader", None)  # would read them
+    monkeypatch.setattr("textgen_server.runner.load.MergingLoader", None)  # would read them
     with pytest.raises(OutOfMemory) as caught:
         make_runner(folder, max_total_tokens=200)
     assert re.fullmatch(
