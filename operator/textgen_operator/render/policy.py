@@ -6,12 +6,10 @@ from collections.abc import Set
 from textgen_operator.kinds import NETWORK_POLICIES, Kind, Manifest
 from textgen_operator.render import interception
 from textgen_operator.render.metadata import object_meta, selector, selector_of_all
-from textgen_operator.render.service import PORT_NAME
+from textgen_operator.render.service import PORT_NAME, USUAL_PORTS
 from textgen_operator.resource import Spec, TextGenerationService
 
 _DNS = 53
-_HTTPS = 443
-_USUAL_PORTS = {"http": 80, "https": _HTTPS}
 _ADDRESS = re.compile(r"(https?)://(?:\[.*?\]|[^/:]*)(?::([0-9]+))?")
 
 
@@ -56,11 +54,11 @@ def _ports(spec: Spec) -> set[int]:
     addresses = [hub.endpoint] if hub.endpoint and not hub.offline else []
     addresses += [spec.tracing.endpoint] if spec.tracing else []
     ports = {_port_of(address) for address in addresses}
-    return ports if hub.offline else ports | {_HTTPS}
+    return ports if hub.offline else ports | {USUAL_PORTS["https"]}
 
 
 def _port_of(address: str) -> int:
     """The port of an http or https address."""
     found = _ADDRESS.match(address)
     scheme, port = found.groups() if found else ("https", None)
-    return int(port) if port else _USUAL_PORTS[scheme]
+    return int(port) if port else USUAL_PORTS[scheme]

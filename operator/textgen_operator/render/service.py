@@ -9,7 +9,7 @@ from textgen_operator.resource import Spec, TextGenerationService
 PORT_NAME = "http"
 SERVER_PORT = 8080
 
-_USUAL_PORTS = {"http": 80, "https": 443}
+USUAL_PORTS = {"http": 80, "https": 443}
 
 
 def scheme(spec: Spec) -> str:
@@ -19,14 +19,14 @@ def scheme(spec: Spec) -> str:
 
 def client_port(spec: Spec) -> int:
     """The port of the Service that clients use."""
-    return spec.network.service.port or _USUAL_PORTS[scheme(spec)]
+    return spec.network.service.port or USUAL_PORTS[scheme(spec)]
 
 
 def url(service: TextGenerationService) -> str:
     """Where clients inside the cluster reach the API."""
     spec, meta = service.spec, service.metadata
     port = client_port(spec)
-    suffix = "" if port == _USUAL_PORTS[scheme(spec)] else f":{port}"
+    suffix = "" if port == USUAL_PORTS[scheme(spec)] else f":{port}"
     return f"{scheme(spec)}://{meta.name}.{meta.namespace}.svc{suffix}"
 
 

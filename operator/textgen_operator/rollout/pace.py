@@ -14,8 +14,7 @@ from textgen_operator.diagnosis.finding import condition
 from textgen_operator.diagnosis.scheduling import claims
 from textgen_operator.kinds import Manifest
 from textgen_operator.resource import Rollout
-
-REVISION_LABEL = "controller-revision-hash"
+from textgen_operator.workloads.statefulset import StatefulSet
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def pods_of(statefulset: Manifest, pods: Sequence[Manifest], new_template: bool)
         if ordinal.isdecimal():
             leaving = "deletionTimestamp" in pod["metadata"]
             ready = condition(pod, "Ready").get("status") == "True" and not leaving
-            outdated = new_template or pod["metadata"].get("labels", {}).get(REVISION_LABEL) != revision
+            outdated = new_template or pod["metadata"].get("labels", {}).get(StatefulSet.revision_label) != revision
             found.append(Pod(int(ordinal), outdated, ready, leaving, pod, not _has_claims(pod, statefulset)))
     return sorted(found, key=lambda pod: pod.ordinal)
 
