@@ -5,8 +5,9 @@
 
 extern "C" {
 
-// How a matrix is packed, and what it is multiplied with: ops.py has the same numbers.
-enum : int64_t { FLOAT32, INT8_WEIGHTS, INT8 };
+// How a matrix is packed (forms.h, int8.cpp): ops.py has the same numbers. Of the first ones, which hold numbers of
+// float32 and nothing else, compact.cpp finds the smallest that does.
+enum : int64_t { FLOAT32, FLOAT16, BFLOAT16, BLOCKS8, BLOCKS4, INT8_WEIGHTS, INT8 };
 
 // Mirrored by Linear in ops.py.
 struct TextgenLinear {

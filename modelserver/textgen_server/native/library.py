@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from ctypes import c_float, c_int, c_long, c_void_p
+from ctypes import c_float, c_int, c_int64, c_long, c_void_p
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread")
 LEVELS = {
     "x86-64-v4,avx512vnni": ["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_vnni"],
     "x86-64-v4": ["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"],
-    "x86-64-v3": ["avx2", "fma", "bmi2"],
+    "x86-64-v3": ["avx2", "fma", "bmi2", "f16c"],
 }
 """Kinds of machines that images are compiled for, the best first (as g++ names them: a level, and what it has beyond
 that), and the flags in /proc/cpuinfo that tell them."""
@@ -36,10 +36,11 @@ that), and the flags in /proc/cpuinfo that tell them."""
 _SIGNATURES = {
     "textgen_use_threads": (None, [c_int]),
     "textgen_lanes": (c_long, []),
-    "textgen_packed_size": (c_long, [c_long, c_long]),
     "textgen_round_rows": (None, [c_void_p, c_long, c_void_p, c_void_p, c_long, c_long]),
     "textgen_packed_int8_size": (c_long, [c_long, c_long]),
-    "textgen_pack": (None, [c_void_p, c_long, c_void_p, c_long, c_long]),
+    "textgen_smallest_form": (c_int64, [c_void_p, c_long, c_long, c_long]),
+    "textgen_packed_bytes": (c_long, [c_int64, c_long, c_long]),
+    "textgen_pack": (None, [c_int64, c_void_p, c_long, c_void_p, c_long, c_long]),
     "textgen_pack_int8_weights": (None, [c_void_p, c_long, c_void_p, c_long, c_long]),
     "textgen_pack_int8": (None, [c_void_p, c_long, c_void_p, c_void_p, c_long, c_long]),
     "textgen_linear": (None, [c_void_p, c_void_p, c_long, c_void_p, c_long]),

@@ -8,10 +8,10 @@
 
 inline long panels_of(long features) { return (features + TILE_COLUMNS - 1) / TILE_COLUMNS; }
 
-// Panels that one thread takes at a time: about 64 kB of weights, or two million products, which is enough to be worth a
+// Panels that one thread takes at a time: about 20 kB of weights, or two million products, which is enough to be worth a
 // turn, and little enough to share.
 inline long panels_together(long panel_bytes, long panel_products) {
-    return std::max<long>(1, std::min(65536 / panel_bytes + 1, 2000000 / (panel_products + 1)));
+    return std::max<long>(1, std::min(20480 / panel_bytes + 1, 2000000 / (panel_products + 1)));
 }
 
 // Calls body.operator()<ROWS>(first row) for rows in tiles of about the same size.

@@ -1,7 +1,6 @@
 """The kernels as functions of tensors: float32, on the CPU, the last dimension contiguous."""
 
 import ctypes
-from collections.abc import Callable
 from ctypes import c_float, c_int64, c_void_p
 
 import torch
@@ -26,7 +25,7 @@ def _kernels() -> ctypes.CDLL:
 class Linear(ctypes.Structure):
     """Mirrors TextgenLinear of kernels.h, which says what the kinds are."""
 
-    FLOAT32, INT8_WEIGHTS, INT8 = range(3)
+    FLOAT32, FLOAT16, BFLOAT16, BLOCKS8, BLOCKS4, INT8_WEIGHTS, INT8 = range(7)
 
     _fields_ = (
         *((name, c_void_p) for name in ("packed", "scales", "bias", "corrections")),
@@ -75,19 +74,26 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 class NativeLinear(PackedLinear):
-    """W in float32."""
+    """W in float32, in as few bytes as give back exactly its numbers (native/compact.cpp)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        packed = _packed(weight, _kernels().textgen_pack)
-        super().__init__(Linear.FLOAT32, weight.shape, packed, bias=None if bias is None else bias.contiguous())
+        library, shape = _kernels(), weight.shape
+        weight = weight if weight.stride(1) == 1 else weight.contiguous()
+        matrix = weight.data_ptr(), weight.stride(0)
+        kind = library.textgen_smallest_form(*matrix, *shape)
+        packed = zeros((library.textgen_packed_bytes(kind, *shape),), torch.uint8)
+        library.textgen_pack(kind, *matrix, packed.data_ptr(), *shape)
+        super().__init__(kind, shape, packed, bias=None if bias is None else bias.contiguous())
 
 
 class NativeInt8Weights(PackedLinear):
     """W = codes [out, in] * scales [out, 1], codes in int8; products in float32."""
 
     def __init__(self, codes: Tensor, scales: Tensor) -> None:
-        packed = _packed(codes, _kernels().textgen_pack_int8_weights)
-        super().__init__(Linear.INT8_WEIGHTS, codes.shape, packed, scales=scales.flatten().contiguous())
+        library, codes, shape = _kernels(), codes.contiguous(), codes.shape
+        packed = zeros((library.textgen_packed_bytes(Linear.INT8_WEIGHTS, *shape),), torch.int8)
+        library.textgen_pack_int8_weights(codes.data_ptr(), shape[1], packed.data_ptr(), *shape)
+        super().__init__(Linear.INT8_WEIGHTS, shape, packed, scales=scales.flatten().contiguous())
 
 
 class NativeInt8(PackedLinear):
@@ -98,19 +104,12 @@ class NativeInt8(PackedLinear):
         library, codes = _kernels(), codes.contiguous()
         features, depth = codes.shape
         packed = zeros((library.textgen_packed_int8_size(features, depth),), torch.int8)
-        corrections = torch.empty(library.textgen_packed_size(features, 1), dtype=torch.int32)
+        columns = library.textgen_packed_bytes(Linear.INT8_WEIGHTS, features, 1)  # those of all panels
+        corrections = torch.empty(columns, dtype=torch.int32)
         library.textgen_pack_int8(codes.data_ptr(), depth, packed.data_ptr(), corrections.data_ptr(), features, depth)
         flat = scales.flatten().contiguous()
         super().__init__(Linear.INT8, codes.shape, packed, scales=flat, corrections=corrections)
         self.linear.input_scale = input_scale or 0.0
-
-
-def _packed(weight: Tensor, pack: Callable[..., None]) -> Tensor:
-    features, depth = weight.shape
-    weight = weight if weight.stride(1) == 1 else weight.contiguous()
-    packed = zeros((_kernels().textgen_packed_size(features, depth),), weight.dtype)
-    pack(weight.data_ptr(), weight.stride(0), packed.data_ptr(), features, depth)
-    return packed
 
 
 def add_and_rms_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,36 @@ inline Vec load(const uint16_t *from) {
 #endif
 }
 
+struct Half {  // IEEE's float16
+    uint16_t bits;
+};
+
+inline Vec load(const Half *from) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+#else
+    return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+#endif
+}
+
+inline float to_float(Half half) { return _cvtsh_ss(half.bits); }
+inline Half to_half(float value) { return {_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)}; }
+
+// Codes of 4 bits, as floats: the lower halves of LANES bytes, and the upper ones.
+inline void load_nibbles(const uint8_t *from, Vec (&halves)[2]) {
+#if defined(__AVX512F__)
+    // A table of 16 numbers is looked up by the lowest 4 bits of each lane.
+    const __m512 numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+    halves[0] = (Vec)_mm512_permutexvar_ps(bytes, numbers);
+    halves[1] = (Vec)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), numbers);
+#else
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from)));
+    halves[0] = (Vec)_mm256_cvtepi32_ps(_mm256_and_si256(bytes, _mm256_set1_epi32(15)));
+    halves[1] = (Vec)_mm256_cvtepi32_ps(_mm256_srli_epi32(bytes, 4));
+#endif
+}
+
 // To the nearest, and of two the even one.
 inline void round_to(uint16_t &to, float value) {
     uint32_t bits;
@@ -51,7 +81,14 @@ inline void round_to(uint16_t &to, float value) {
 inline void round_to(float &to, float value) { to = value; }
 
 inline void store(float *to, Vec value) { *reinterpret_cast<Unaligned *>(to) = value; }
-inline Vec splat(float value) { return Vec{} + value; }
+// `Vec{} + value` would be an addition, for it makes 0 of -0, and a shuffle; this is part of a load.
+inline Vec splat(float value) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_set1_ps(value);
+#else
+    return (Vec)_mm256_set1_ps(value);
+#endif
+}
 
 inline float sum(Vec value) {
     float total = 0;

@@ -4,10 +4,14 @@ import ctypes
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from attention_cases import Case, PagedRun, named_cases
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize, quantize
+from torch import Tensor
 
 from textgen_server.attention.native import NativeAttention
 from textgen_server.layers.rotary import rotate
@@ -46,6 +50,46 @@ def test_linear_layers_equal_torchs_and_rows_do_not_change_each_other(
         torch.testing.assert_close(plain(x[None]), F.linear(x, weight)[None], **TOLERANCE)
         for row in range(rows):
             assert torch.equal(layer(x)[row], layer(x[row : row + 1])[0])
+
+
+def in_blocks(kind: GGMLQuantizationType) -> Tensor:
+    weight = np.random.default_rng(0).normal(size=(70, 96)).astype(np.float32)
+    weight[3] = 0
+    weight[4, :32] = 0.25
+    return torch.from_numpy(dequantize(quantize(weight, kind), kind))
+
+
+FORMS = {
+    "BLOCKS4, as Q4_1": (ops.Linear.BLOCKS4, lambda: in_blocks(GGMLQuantizationType.Q4_1)),
+    "BLOCKS4, as Q4_0": (ops.Linear.BLOCKS4, lambda: in_blocks(GGMLQuantizationType.Q4_0)),
+    "BLOCKS8, as Q8_0": (ops.Linear.BLOCKS8, lambda: in_blocks(GGMLQuantizationType.Q8_0)),
+    "BFLOAT16": (ops.Linear.BFLOAT16, lambda: torch.randn(70, 96).bfloat16().float() * 2.0**60),
+    "FLOAT16": (ops.Linear.FLOAT16, lambda: torch.randn(70, 33).half().float()),
+    "FLOAT32": (ops.Linear.FLOAT32, lambda: torch.randn(70, 96)),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_weights_take_as_few_bytes_as_give_back_the_same_numbers(kernels: ctypes.CDLL, name: str) -> None:
+    torch.manual_seed(0)
+    kind, make = FORMS[name]
+    weight = make()
+    small, plain = (ops.NativeLinear(w, None) for w in (weight, torch.cat([weight, torch.randn(1, weight.shape[1])])))
+    assert (small.linear.kind, plain.linear.kind) == (kind, ops.Linear.FLOAT32)
+    for rows in (1, 5, 12, 13, 40):
+        x = torch.randn(rows, weight.shape[1])
+        assert torch.equal(small(x), plain(x)[:, : len(weight)])
+
+
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_1, GGMLQuantizationType.Q8_0], ids=str)
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, 1 / 3])
+def test_one_number_that_a_form_would_lose_rules_it_out(
+    kernels: ctypes.CDLL, kind: GGMLQuantizationType, number: float
+) -> None:
+    weight = in_blocks(kind)
+    weight[3, 5] = number
+    assert ops.NativeLinear(weight, None).linear.kind == ops.Linear.FLOAT32
+    assert ops.NativeLinear(weight[:, :48], None).linear.kind == ops.Linear.FLOAT32
 
 
 def test_weights_of_8_bits_stand_for_their_codes_times_scales(kernels: ctypes.CDLL) -> None:
