@@ -42,6 +42,14 @@ def test_each_prompt_alone(runner, prompts, expected):
     assert [generate(runner, [p], NEW_TOKENS)[0] for p in prompts] == expected
 
 
+def test_layers_in_one_call_give_what_they_give_one_by_one(runner, prompts, monkeypatch):
+    model = runner.loaded.model
+    assert model._native is not None
+    together = generate(runner, prompts, NEW_TOKENS)
+    monkeypatch.setattr(model, "_native", None)
+    assert generate(runner, prompts, NEW_TOKENS) == together
+
+
 @pytest.mark.parametrize(
     "how",
     [{}, {"prefill": 16}, {"num_blocks": 13, "prefill": 32}, {"caching": False, "batch": 2}, {"speculate": 4}],

@@ -82,7 +82,7 @@ class NativeAttention(Attention):
 
     def attend(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> Tensor:
         q, out = _rows(q), torch.empty(q.shape, dtype=torch.float32)
-        call = self._call(k_cache, v_cache, batch)
+        call = self.call(k_cache, v_cache, batch)
         call.queries, call.query_stride, call.out = q.data_ptr(), q.stride(0), out.data_ptr()
         _run(call)
         return out
@@ -98,7 +98,7 @@ class NativeAttention(Attention):
         batch: AttentionBatch,
     ) -> Tensor:
         """What layers.self_attention.SelfAttention computes of x [T, hidden], in one call; `rotary` of Rotary.at."""
-        call, x = self._call(k_cache, v_cache, batch), rows_of(x)
+        call, x = self.call(k_cache, v_cache, batch), rows_of(x)
         result = torch.empty(len(x), out.features, dtype=torch.float32)
         cos, sin, dim = (None, None, 0) if rotary is None else (*(t.data_ptr() for t in rotary), rotary[0].shape[-1])
         _library().textgen_self_attention(
@@ -107,8 +107,9 @@ class NativeAttention(Attention):
         )  # fmt: skip
         return result
 
-    def _call(self, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> AttentionCall:
-        """All but what is attended with; the same one for all layers of a kind in a step."""
+    def call(self, k_cache: Tensor, v_cache: Tensor, batch: AttentionBatch) -> AttentionCall:
+        """All but what is attended with; the same one for all layers of a kind in a step, each of which says its pools
+        anew."""
         call = batch.plan(_call, self.spec)
         call.key_pool, call.value_pool, call.padded_block = k_cache.data_ptr(), v_cache.data_ptr(), k_cache.shape[2]
         call.pool_bytes = k_cache.itemsize

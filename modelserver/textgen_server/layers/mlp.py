@@ -30,9 +30,17 @@ class GatedMLP(nn.Module):
         self.down = build.rows(f"{prefix}.{down}", start, length, summed)
         self.activation = activation
 
+    @property
+    def native(self) -> tuple[PackedLinear, PackedLinear] | None:
+        """Its matrices, where the CPU's kernels have all of it."""
+        gate_up, down = self.gate_up, self.down
+        if self.activation is F.silu and isinstance(gate_up, PackedLinear) and isinstance(down, PackedLinear):
+            return gate_up, down
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.activation is F.silu and isinstance(self.gate_up, PackedLinear) and isinstance(self.down, PackedLinear):
-            return gated_mlp(self.gate_up, self.down, x)
+        if native := self.native:
+            return gated_mlp(*native, x)
         out: Tensor = self.down(self._activate(self.gate_up(x)))
         return out
 

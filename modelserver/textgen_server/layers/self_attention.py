@@ -39,12 +39,20 @@ class SelfAttention(nn.Module):
         self.rotates = rotary_dim > 0
         self.head_norm = head_norm
 
+    @property
+    def native(self) -> tuple[PackedLinear, NativeAttention, PackedLinear] | None:
+        """Its parts, where the CPU's kernels have all of them."""
+        qkv, out, attention = self.qkv, self.out, self.attention if self.head_norm is None else None
+        if isinstance(attention, NativeAttention) and isinstance(qkv, PackedLinear) and isinstance(out, PackedLinear):
+            return qkv, attention, out
+        return None
+
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, batch: AttentionBatch, keys: Tensor, values: Tensor
     ) -> Tensor:
         """x [T, hidden] to the same; `rotary` from Rotary.at, keys and values the layer's pools."""
-        qkv, out, attention = self.qkv, self.out, self.attention if self.head_norm is None else None
-        if isinstance(attention, NativeAttention) and isinstance(qkv, PackedLinear) and isinstance(out, PackedLinear):
+        if native := self.native:
+            qkv, attention, out = native
             return attention.between(qkv, out, x, rotary if self.rotates else None, keys, values, batch)
         q_count, kv_count = self.sizes
         heads = self.qkv(x).view(len(x), q_count + 2 * kv_count, self.head_dim)

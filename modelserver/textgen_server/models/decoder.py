@@ -28,11 +28,17 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, batch: AttentionBatch, caches: list[LayerCache]) -> Tensor:
         """See models.base.CausalModel."""
-        stream: Stream = (self.embed(tokens, positions), None)
         rotary = None if self.rotary is None else self.rotary.at(positions)
+        return self.norm.after(self.through(self.embed(tokens, positions), rotary, batch, caches))[1]
+
+    def through(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, batch: AttentionBatch, caches: list[LayerCache]
+    ) -> Stream:
+        """What the last layer gives where the first gets x [T, hidden], which may be overwritten."""
+        stream: Stream = (x, None)
         for layer, cache in zip(self.layers, caches, strict=True):
             stream = layer(stream, rotary, batch, cache)
-        return self.norm.after(stream)[1]
+        return stream
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See models.base.CausalModel."""

@@ -3,6 +3,7 @@
 Families that differ from it in some part override that part.
 """
 
+from functools import cached_property
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from textgen_server.layers.self_attention import SelfAttention
 from textgen_server.models.base import CacheSpec, LayerCache
 from textgen_server.models.config import ModelConfig
 from textgen_server.models.decoder import Decoder
+from textgen_server.models.native_layers import NativeLayers
 
 
 class LlamaLayer(nn.Module):
@@ -95,6 +97,19 @@ class LlamaForCausalLM(Decoder):
         self.norm = self.layer.norm(config, build, f"{root}norm")
         head = f"{root}embed_tokens.weight" if config.tied_embeddings else "lm_head.weight"
         self.head = build.output_head(head, config.vocab_size)
+
+    @cached_property
+    def _native(self) -> NativeLayers | None:
+        plain = all(type(layer).forward is LlamaLayer.forward for layer in self.layers)
+        return NativeLayers.of(self.layers) if plain else None
+
+    def through(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, batch: AttentionBatch, caches: list[LayerCache]
+    ) -> Stream:
+        """See Decoder."""
+        if self._native is None or rotary is None:
+            return super().through(x, rotary, batch, caches)
+        return self._native.run(x, rotary, batch, caches)
 
     @classmethod
     def windows(cls, config: ModelConfig) -> list[int | None]:

@@ -43,6 +43,17 @@ struct TextgenAttention {
 };
 void textgen_attention(const TextgenAttention *call);
 
+// A decoder layer: x + attention(norm(x)), then x + mlp(norm(x)). Mirrored by Layer in ops.py.
+struct TextgenLayer {
+    const float *attention_norm, *mlp_norm;
+    const TextgenLinear *qkv, *output, *gate_up, *down;
+    void *key_pool, *value_pool;
+    TextgenAttention *call;  // of this step; layers of a kind share it
+    float attention_eps, mlp_eps;
+};
+
+void textgen_rms_norm(const float *x, const float *added, float *sums, const float *weight, float eps, float *out,
+                      long rows, long width);
 void textgen_silu_and_multiply(const float *x, float *out, long out_stride, long rows, long width);
 
 void textgen_rotate(float *x, long x_stride, const float *cos, const float *sin, long rows, long heads, long head_dim,

@@ -47,4 +47,22 @@ void textgen_gated_mlp(const TextgenLinear *gate_up, const TextgenLinear *down, 
     textgen_silu_and_multiply(both, both, stride, rows, stride / 2);
     textgen_linear(down, both, stride, out, rows);
 }
+
+// Layers one after another. x [rows, hidden] is what the first gets; then x + added is what the last gives.
+// cos and sin [rows, dim].
+void textgen_layers(const TextgenLayer *layers, long count, float *x, float *added, const float *cos, const float *sin,
+                    long dim, long rows) {
+    thread_local std::vector<float> memory;
+    const long hidden = layers->qkv->depth;
+    float *normed = scratch(memory, rows * hidden);
+    for (const TextgenLayer *layer = layers; layer < layers + count; ++layer) {
+        textgen_rms_norm(x, layer == layers ? nullptr : added, x, layer->attention_norm, layer->attention_eps, normed,
+                         rows, hidden);
+        layer->call->key_pool = layer->key_pool;
+        layer->call->value_pool = layer->value_pool;
+        textgen_self_attention(layer->qkv, layer->output, layer->call, normed, hidden, cos, sin, dim, added, rows);
+        textgen_rms_norm(x, added, x, layer->mlp_norm, layer->mlp_eps, normed, rows, hidden);
+        textgen_gated_mlp(layer->gate_up, layer->down, normed, hidden, added, rows);
+    }
+}
 }

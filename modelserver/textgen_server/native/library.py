@@ -55,6 +55,7 @@ _SIGNATURES = {
         [c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_void_p, c_void_p, c_long, c_void_p, c_long],
     ),
     "textgen_gated_mlp": (None, [c_void_p, c_void_p, c_void_p, c_long, c_void_p, c_long]),
+    "textgen_layers": (None, [c_void_p, c_long, c_void_p, c_void_p, c_void_p, c_void_p, c_long, c_long]),
 }
 
 _loaded: list[ctypes.CDLL] = []

@@ -34,6 +34,17 @@ class Linear(ctypes.Structure):
     )
 
 
+class Layer(ctypes.Structure):
+    """Mirrors TextgenLayer of kernels.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "qkv", "output", "gate_up", "down")),
+        *((name, c_void_p) for name in ("key_pool", "value_pool", "call")),
+        ("attention_eps", c_float),
+        ("mlp_eps", c_float),
+    )
+
+
 class PackedLinear(nn.Module):
     """x [..., in] -> x W^T + b [..., out] in the type of x, with W [out, in] packed in panels.
 
@@ -137,6 +148,16 @@ def gated_mlp(gate_up: PackedLinear, down: PackedLinear, x: Tensor) -> Tensor:
     x, out = rows_of(x), torch.empty(len(x), down.features, dtype=torch.float32)
     _kernels().textgen_gated_mlp(gate_up.address, down.address, x.data_ptr(), x.stride(0), out.data_ptr(), len(x))
     return out
+
+
+def run_layers(layers: "ctypes.Array[Layer]", x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """(x, added) [T, hidden] each, whose sum is what the last of `layers` gives where the first gets x [T, hidden],
+    which is overwritten; `rotary` of Rotary.at."""
+    (cos, sin), added = rotary, torch.empty_like(x)
+    _kernels().textgen_layers(
+        layers, len(layers), x.data_ptr(), added.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.shape[-1], len(x)
+    )
+    return x, added
 
 
 def rounded_rows(x: Tensor) -> tuple[Tensor, Tensor]:
