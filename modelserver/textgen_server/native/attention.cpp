@@ -31,13 +31,18 @@ struct Attend {
     long cell = step.padded_block * step.head_dim;
     long first_key = step.first_keys ? step.first_keys[piece.sequence] : 0;
 
+    long positions[TILE_ROWS], first_seen[TILE_ROWS];  // of rows
+
+    Attend(const Step &step, const Piece &piece) : step(step), piece(piece) {
+        for (long row = 0; row < piece.tokens * piece.heads; ++row) {
+            positions[row] = context - queries + piece.first_token + row / piece.heads;
+            first_seen[row] = step.window ? std::max(first_key, positions[row] + 1 - step.window) : first_key;
+        }
+    }
+
     // Row r is token r / heads of the piece, and its query head r % heads.
     long token(int row) const { return step.starts[piece.sequence] + piece.first_token + row / piece.heads; }
     long head(int row) const { return piece.first_head + row % piece.heads; }
-    long seen_from(int row) const {
-        return step.window ? std::max(first_key, position(row) + 1 - step.window) : first_key;
-    }
-    long position(int row) const { return context - queries + piece.first_token + row / piece.heads; }
 
     template <int ROWS>
     void rows() const {
@@ -53,22 +58,17 @@ struct Attend {
             highest[r] = -std::numeric_limits<float>::infinity();
         }
         std::fill(sums, sums + ROWS * dim, 0.0f);
-        const long end = position(ROWS - 1) + 1;
-        const long first = seen_from(0);
+        const long end = positions[ROWS - 1] + 1, first = first_seen[0];
         const Number *keys = static_cast<const Number *>(step.key_pool);
         const Number *values = static_cast<const Number *>(step.value_pool);
         const int32_t *table = step.tables + piece.sequence * step.table_width;
-        for (long block = first / step.block_size; block * step.block_size < end; ++block) {
-            const long offset = (table[block] * step.kv_heads + piece.kv_head) * cell;
-            if (piece.tokens == 1) {  // a prompt's tokens find them in the cache
-                prefetch(values + offset);
-                if ((block + 1) * step.block_size < end)
-                    prefetch(keys + (table[block + 1] * step.kv_heads + piece.kv_head) * cell);
-            }
-            scores<ROWS>(query, keys + offset, weights);
+        const long last = (end - 1) / step.block_size;
+        for (long block = first / step.block_size; block <= last; ++block) {
+            const long offset = cell_of(table[block]), ahead = block < last ? cell_of(table[block + 1]) - offset : 0;
+            scores<ROWS>(query, keys + offset, weights, ahead);
             bend(weights, block * step.block_size, ROWS);
             for (int r = 0; r < ROWS; ++r) soften(weights + r * width, sums + r * dim, highest[r], total[r]);
-            weigh<ROWS>(weights, values + offset, sums);
+            weigh<ROWS>(weights, values + offset, std::min(step.block_size, end - block * step.block_size), sums, ahead);
         }
         for (int r = 0; r < ROWS; ++r) {
             float *to = step.out + (token(r) * step.heads + head(r)) * dim;
@@ -77,45 +77,41 @@ struct Attend {
         }
     }
 
-    // A cell is too short for the processor to see where it is read, and the next lies elsewhere.
-    void prefetch(const Number *from) const {
-        const char *first = reinterpret_cast<const char *>(from), *last = reinterpret_cast<const char *>(from + cell);
-        for (; first < last; first += 64) _mm_prefetch(first, _MM_HINT_T0);
-    }
+    long cell_of(long block) const { return (block * step.kv_heads + piece.kv_head) * cell; }
 
     // weights = query keys
     template <int ROWS>
-    void scores(const float *query, const Number *keys, float *weights) const {
+    void scores(const float *query, const Number *keys, float *weights, long ahead) const {
         const long width = step.padded_block;
         long column = 0;
         for (; column + TILE_COLUMNS <= width; column += TILE_COLUMNS)
-            product<ROWS, 2>(query, step.head_dim, keys + column, width, step.head_dim, weights + column, width, false);
+            product<ROWS, 2>(query, step.head_dim, keys + column, width, step.head_dim, weights + column, width, ahead, false);
         for (; column < width; column += LANES)
-            product<ROWS, 1>(query, step.head_dim, keys + column, width, step.head_dim, weights + column, width, false);
+            product<ROWS, 1>(query, step.head_dim, keys + column, width, step.head_dim, weights + column, width, ahead, false);
     }
 
-    // sums += weights values
+    // sums += weights values, of so many tokens
     template <int ROWS>
-    void weigh(const float *weights, const Number *values, float *sums) const {
+    void weigh(const float *weights, const Number *values, long tokens, float *sums, long ahead) const {
         const long width = step.padded_block, dim = step.head_dim;
         long column = 0;
         if constexpr (ROWS * 4 <= TILE_ROWS * 2)  // few rows: more columns, so that sums do not wait for each other
             for (; column + 4 * LANES <= dim; column += 4 * LANES)
-                product<ROWS, 4>(weights, width, values + column, dim, step.block_size, sums + column, dim, true);
+                product<ROWS, 4>(weights, width, values + column, dim, tokens, sums + column, dim, ahead, true);
         for (; column + TILE_COLUMNS <= dim; column += TILE_COLUMNS)
-            product<ROWS, 2>(weights, width, values + column, dim, step.block_size, sums + column, dim, true);
+            product<ROWS, 2>(weights, width, values + column, dim, tokens, sums + column, dim, ahead, true);
         for (; column < dim; column += LANES)
-            product<ROWS, 1>(weights, width, values + column, dim, step.block_size, sums + column, dim, true);
+            product<ROWS, 1>(weights, width, values + column, dim, tokens, sums + column, dim, ahead, true);
     }
 
     template <int ROWS, int VECTORS>
     static void product(const float *a, long a_stride, const Number *b, long b_stride, long depth, float *out,
-                        long out_stride, bool add) {
+                        long out_stride, long ahead, bool add) {
         Vec sums[ROWS][VECTORS] = {};
         if (add)
             for (int r = 0; r < ROWS; ++r)
                 for (int v = 0; v < VECTORS; ++v) sums[r][v] = load(out + r * out_stride + v * LANES);
-        multiply_add<ROWS, VECTORS>(a, a_stride, b, b_stride, depth, sums);
+        multiply_add<ROWS, VECTORS>(a, a_stride, b, b_stride, depth, ahead, sums);
         for (int r = 0; r < ROWS; ++r)
             for (int v = 0; v < VECTORS; ++v) store(out + r * out_stride + v * LANES, sums[r][v]);
     }
@@ -125,17 +121,17 @@ struct Attend {
         const long width = step.padded_block;
         for (int r = 0; r < rows; ++r) {
             float *row = weights + r * width;
-            const long seen_to = position(r) + 1;
+            const long seen_to = positions[r] + 1;
             if (step.softcap)
                 for (long i = 0; i < width; ++i) row[i] = step.softcap * std::tanh(row[i] / step.softcap);
             if (step.slopes)
-                for (long i = 0; i < width; ++i) row[i] += step.slopes[head(r)] * (start + i - position(r));
+                for (long i = 0; i < width; ++i) row[i] += step.slopes[head(r)] * (start + i - positions[r]);
             if (step.bias) {
                 const float *by_distance = step.bias + head(r) * step.bias_distances;
                 for (long i = 0; i < width; ++i)
-                    row[i] += by_distance[std::clamp<long>(position(r) - start - i, 0, step.bias_distances - 1)];
+                    row[i] += by_distance[std::clamp<long>(positions[r] - start - i, 0, step.bias_distances - 1)];
             }
-            for (long i = 0; i < std::min(width, seen_from(r) - start); ++i) row[i] = HIDDEN;
+            for (long i = 0; i < std::min(width, first_seen[r] - start); ++i) row[i] = HIDDEN;
             for (long i = std::max<long>(0, std::min(step.block_size, seen_to - start)); i < width; ++i) row[i] = HIDDEN;
         }
     }
@@ -215,7 +211,7 @@ void attend_all(const Step &step) {
     team().share(static_cast<long>(pieces.size()), [&](long number) {
         const Piece &piece = pieces[number];
         with_rows(static_cast<int>(piece.tokens * piece.heads),
-                  [&]<int ROWS>() { Attend<Number>{step, piece}.template rows<ROWS>(); });
+                  [&]<int ROWS>() { Attend<Number>(step, piece).template rows<ROWS>(); });
     });
 }
 

@@ -130,13 +130,20 @@ inline Vec exp(Vec x) {
 
 // sums[m] += a[m, :] b[:, 0..columns), one product after another in the order of k. Every element is summed in the same
 // order whatever ROWS is, so a row's result does not depend on the rows beside it.
+//
+// With few rows, what lies `ahead` numbers further on is asked for, a vector for each that is used: of memory that comes
+// in short pieces the processor does not see where it goes on, and whoever asks for a piece at once waits.
 template <int ROWS, int VECTORS, typename Number>
-inline void multiply_add(const float *a, long a_stride, const Number *b, long b_stride, long depth,
+inline void multiply_add(const float *a, long a_stride, const Number *b, long b_stride, long depth, long ahead,
                          Vec (&sums)[ROWS][VECTORS]) {
     for (long k = 0; k < depth; ++k, b += b_stride) {
         Vec columns[VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) columns[v] = load(b + v * LANES);
+        for (int v = 0; v < VECTORS; ++v) {
+            columns[v] = load(b + v * LANES);
+            if constexpr (ROWS * 2 <= TILE_ROWS)
+                _mm_prefetch(reinterpret_cast<const char *>(b + v * LANES + ahead), _MM_HINT_T0);
+        }
 #pragma GCC unroll 12
         for (int m = 0; m < ROWS; ++m) {
             const Vec x = splat(a[m * a_stride + k]);
