@@ -46,7 +46,7 @@ bool all_are(const float *row, long depth) {
 // BLOCK numbers that are scale * code + offset.
 struct Block {
     Half scale, offset;
-    int8_t codes[BLOCK];
+    int32_t codes[BLOCK];
 };
 
 // With codes from `lowest` to `highest`, if there are such of these scale and offset.
@@ -56,29 +56,37 @@ bool find_codes(const float *numbers, float scale, float offset, float lowest, f
     scale = to_float(block.scale);
     offset = to_float(block.offset);
     const float inverse = scale ? 1 / scale : 0;
-    bool all = true;
-    for (long k = 0; k < BLOCK; ++k) {
-        const float code = std::nearbyint((numbers[k] - offset) * inverse);
-        const bool holds = code >= lowest && code <= highest && std::fma(scale, code, offset) == numbers[k];
-        block.codes[k] = holds ? static_cast<int8_t>(code) : 0;
-        all &= holds;
+    Ints all = Ints{} == 0;
+    for (long k = 0; k < BLOCK; k += LANES) {
+        const Vec here = load(numbers + k), code = nearest((here - offset) * inverse);
+        all &= (code >= lowest) & (code <= highest) & (scale * code + offset == here);
+        const Ints whole = __builtin_convertvector(code, Ints);
+        std::memcpy(block.codes + k, &whole, sizeof whole);
     }
-    return all;
+    return all_lanes(all);
 }
 
 // Q4_1 reaches from its least number to its greatest, Q4_0 from the one farthest from zero, whose code is 0, to the
 // other side: -8 scales to 7.
 bool find_block4(const float *numbers, Block &block) {
-    const auto [least, greatest] = std::minmax_element(numbers, numbers + BLOCK);
-    const float farthest = -*least > *greatest ? *least : *greatest;
-    return find_codes(numbers, (*greatest - *least) / 15, *least, 0, 15, block) ||
+    Vec low = load(numbers), high = low;
+    for (long k = LANES; k < BLOCK; k += LANES) {
+        const Vec here = load(numbers + k);
+        low = here < low ? here : low;
+        high = here > high ? here : high;
+    }
+    const float least = -largest(-low), greatest = largest(high), farthest = -least > greatest ? least : greatest;
+    return find_codes(numbers, (greatest - least) / 15, least, 0, 15, block) ||
            find_codes(numbers, farthest / -8, farthest, 0, 15, block);
 }
 
 bool find_block8(const float *numbers, Block &block) {
-    float farthest = 0;
-    for (long k = 0; k < BLOCK; ++k) farthest = std::max(farthest, std::fabs(numbers[k]));
-    return find_codes(numbers, farthest / 127, 0, -128, 127, block);
+    Vec most = {};
+    for (long k = 0; k < BLOCK; k += LANES) {
+        const Vec here = load(numbers + k), size = here < 0.0f ? -here : here;
+        most = size > most ? size : most;
+    }
+    return find_codes(numbers, largest(most) / 127, 0, -128, 127, block);
 }
 
 template <bool (*find)(const float *, Block &)>

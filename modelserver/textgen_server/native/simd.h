@@ -107,14 +107,26 @@ inline float largest(Vec value) {
 #endif
 }
 
+inline bool all_lanes(Ints holds) {
+    int32_t all = -1;
+    for (int i = 0; i < LANES; ++i) all &= holds[i];
+    return all;
+}
+
+// The nearest whole number, of two the even one, of x within 2^22 of 0.
+inline Vec nearest(Vec x) {
+    const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: behind it a float has no fraction
+    return (x + magic) - magic;
+}
+
 // e^x to two units in the last place: x = n ln 2 + r, and the Taylor series of e^r for |r| <= ln 2 / 2.
 // Below the smallest normal number it is 0, also for -inf.
 inline Vec exp(Vec x) {
-    const Vec lowest = splat(-87.33654f), highest = splat(88.37626f), magic = splat(12582912.0f);
+    const Vec lowest = splat(-87.33654f), highest = splat(88.37626f);
     const Ints vanishes = x < lowest;
     x = vanishes ? lowest : x;
     x = x > highest ? highest : x;
-    const Vec n = (x * 1.44269504f + magic) - magic;
+    const Vec n = nearest(x * 1.44269504f);
     const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     Vec series = splat(1.0f / 5040);
     series = series * r + 1.0f / 720;
